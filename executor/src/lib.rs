@@ -1,1 +1,3 @@
 //! executor
+
+pub mod pattern;
