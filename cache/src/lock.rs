@@ -1,0 +1,1 @@
+//! Locks on files, with a bound on every wait.

@@ -1,0 +1,1 @@
+//! Confined access to a directory tree that somebody else filled.
