@@ -1,3 +1,26 @@
-//! executor
+//! Op and inputs become a snapshot; a process description becomes a container.
+//!
+//! [`LocalWorker`] answers the solver: it reads contexts, copies files, fetches sources and runs
+//! processes. [`Executor`] runs one process in one container, for a build's RUN and for
+//! `strake run` alike.
+//!
+//! Reading order: [`pattern`] what a path pattern means, [`context`] the user's directories,
+//! `merged` trees as they are read, `fingerprint` what of them counts, `copy` how they are changed,
+//! [`Executor`] how a process runs, [`LocalWorker`] who does all that for the solver.
 
+mod container;
+pub mod context;
+mod error;
+mod executor;
+mod merged;
 pub mod pattern;
+mod process;
+mod secrets;
+mod worker;
+
+pub use container::{Container, ContainerStatus, Containers};
+pub use error::{ExcludedBy, ExecutorError};
+pub use executor::{Executor, ProcessIo, RunningProcess};
+pub use process::{DEFAULT_PATH, MountSource, Process, ProcessMount};
+pub use secrets::{MAX_SECRET, SecretStore, SshAgents};
+pub use worker::{FetchImage, LocalWorker, LocalWorkerConfig};
