@@ -21,6 +21,7 @@ pub mod image;
 pub mod index;
 pub mod layer;
 mod lock;
+pub mod remote;
 pub mod snapshot;
 pub mod state;
 pub mod tree;

@@ -1,0 +1,496 @@
+//! From a registry: names to images, descriptors to blobs.
+
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::auth::Scope;
+use super::error::address;
+use super::transport::{Call, Host, connection, read_body};
+use super::{Registries, RemoteError};
+use crate::blob::{BlobWriter, Blobs};
+use crate::image::document::{self, CONFIG_LIMIT, DOCUMENT_LIMIT, digest_of};
+use crate::image::{self, Document, DocumentError, Image};
+use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, ImageName, Platform};
+use crate::state::{Store, StoreError};
+
+/// Told how far a blob is: bytes so far, bytes in all.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// Chunks between the network and the disk, some 16 KiB each.
+const CHUNKS_AHEAD: usize = 64;
+/// Tries that may bring something each, before a transfer that goes on breaking is given up.
+const RESUMPTIONS: u32 = 50;
+/// Below this many bytes per [`super::RegistryConfig::patience`] a transfer counts as stalled.
+const LEAST_PROGRESS: u64 = 16 << 10;
+
+/// An image as a registry has it. Manifest, configuration and index are in the store; layers are
+/// not.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The image.
+    pub image: Image,
+    /// The digest of the multi-platform index the name stands for, where it stands for one.
+    pub index: Option<Digest>,
+}
+
+impl Registries {
+    /// Finds out what a name means for a platform and stores the image's documents, but no layer.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotFound`], [`RemoteError::NoPlatform`] (also for an image that is for one
+    /// platform only, another one), and everything the way there can bring.
+    pub async fn resolve(
+        &self,
+        name: &ImageName,
+        platform: &Platform,
+        into: &Blobs,
+    ) -> Result<Resolved, RemoteError> {
+        let host = self.transport.host(name.registry()).await?;
+        let reference = match (name.digest(), name.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        let (bytes, document) = self.document(&host, name, &reference, None).await?;
+        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let (index, manifest_bytes, manifest) = match document {
+            Document::Manifest(manifest) => (None, bytes, manifest),
+            Document::Index(index) => {
+                let chosen = choose(name, &index, platform)?;
+                let digest = digest_of(chosen).map_err(failed)?.to_string();
+                let (manifest_bytes, inner) =
+                    self.document(&host, name, &digest, Some(chosen)).await?;
+                let Document::Manifest(manifest) = inner else {
+                    let reason = "an index stands where a manifest should".to_owned();
+                    return Err(failed(DocumentError::Confused { reason }));
+                };
+                (Some(into.put(&bytes)?), manifest_bytes, manifest)
+            }
+        };
+        self.check_is_an_image(name, &manifest)?;
+        let config = self.small_blob(&host, name, manifest.config(), into).await?;
+        let image = image::parse(&manifest_bytes, &config)?;
+        let own = image.config.platform();
+        if !image.config.architecture.is_empty() && !platform.matches(&own) {
+            let (name, wanted) = (name.clone(), platform.clone());
+            return Err(RemoteError::NoPlatform { name, wanted, offered: vec![own] });
+        }
+        into.put(&config)?;
+        into.put(&manifest_bytes)?;
+        Ok(Resolved { image, index })
+    }
+
+    /// The digest a name has now, without reading what it names.
+    ///
+    /// `None` if the registry does not say; [`Registries::resolve`] then tells.
+    pub async fn digest(&self, name: &ImageName) -> Result<Option<Digest>, RemoteError> {
+        let host = self.transport.host(name.registry()).await?;
+        let reference = match (name.digest(), name.tag()) {
+            (Some(digest), _) => return Ok(Some(*digest)),
+            (None, tag) => tag.unwrap_or("latest"),
+        };
+        let scopes = [Scope::pull(name.repository())];
+        let url = host.url(&format!("{}/manifests/{reference}", name.repository()));
+        let call =
+            Call::new(Method::HEAD, url, name.repository(), &scopes).accept(&Document::ACCEPTED);
+        let response = self.transport.send(&host, &call).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(not_found(&host, name));
+        }
+        let response = self.transport.expect(&host, response, &[StatusCode::OK]).await?;
+        Ok(header_digest(response.headers()))
+    }
+
+    /// Brings a blob into the store, unless it is there.
+    ///
+    /// A transfer that breaks goes on where it broke. Who asks for a blob that is on its way to
+    /// this process already waits for it. Only bytes of the promised size and digest become
+    /// visible.
+    pub async fn fetch_layer(
+        &self,
+        name: &ImageName,
+        descriptor: &Descriptor,
+        into: &Blobs,
+        progress: Progress<'_>,
+    ) -> Result<(), RemoteError> {
+        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let digest = digest_of(descriptor).map_err(failed)?;
+        let lock = {
+            let mut underway =
+                self.underway.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            underway.retain(|_, lock| std::sync::Arc::strong_count(lock) > 1);
+            underway.entry(digest).or_default().clone()
+        };
+        let _alone = lock.lock().await;
+        if into.contains(&digest) {
+            progress(descriptor.size(), descriptor.size());
+            return Ok(());
+        }
+        let host = self.transport.host(name.registry()).await?;
+        let _permit = host.blobs.acquire().await.expect("the semaphore is never closed");
+        self.transfer(&host, name, &digest, descriptor, into, progress).await
+    }
+
+    /// Pulls an image with all its layers and names it in the local store.
+    ///
+    /// `progress` is told the layer's position (from 0), its bytes so far and its bytes in all.
+    pub async fn pull(
+        &self,
+        store: &Store,
+        name: &ImageName,
+        platform: &Platform,
+        progress: &(dyn Fn(usize, u64, u64) + Send + Sync),
+    ) -> Result<Resolved, RemoteError> {
+        let resolved = self.resolve(name, platform, store.blobs()).await?;
+        let layers = resolved.image.manifest.layers().iter().enumerate();
+        let fetches = layers.map(|(position, layer)| async move {
+            let digest = digest_of(layer)
+                .map_err(|source| RemoteError::Document { name: name.clone(), source })?;
+            // Nobody's `rmi` may take it away before it is part of a named image.
+            store.images().hold(&digest)?;
+            let report = |done, all| progress(position, done, all);
+            self.fetch_layer(name, layer, store.blobs(), &report).await
+        });
+        futures_util::future::try_join_all(fetches).await?;
+        store.images().tag_pulled(&resolved.image, name, resolved.index)?;
+        Ok(resolved)
+    }
+
+    /// Reads a manifest or index, and holds it to the digest it was asked for by.
+    async fn document(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        reference: &str,
+        promised: Option<&Descriptor>,
+    ) -> Result<(Vec<u8>, Document), RemoteError> {
+        let scopes = [Scope::pull(name.repository())];
+        let url = host.url(&format!("{}/manifests/{reference}", name.repository()));
+        let call = Call::new(Method::GET, url.clone(), name.repository(), &scopes)
+            .accept(&Document::ACCEPTED);
+        let response = self.transport.send(host, &call).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(not_found(host, name));
+        }
+        let response = self.transport.expect(host, response, &[StatusCode::OK]).await?;
+        let declared = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let declared = declared.map(str::to_owned);
+        // A tag has no digest of its own; what the registry says it sent is checked all the same.
+        let expected =
+            reference.parse::<Digest>().ok().or_else(|| header_digest(response.headers()));
+        let bytes = read_body(response, DOCUMENT_LIMIT, self.transport.config.patience).await?;
+        let found = Digest::of(&bytes);
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(RemoteError::Digest { address: address(&url), expected, found });
+        }
+        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let document = Document::parse(&bytes, declared.as_deref()).map_err(failed)?;
+        if let Some(promised) = promised {
+            let announced = promised.media_type().to_string();
+            Document::parse(&bytes, Some(&announced)).map_err(failed)?;
+        }
+        Ok((bytes, document))
+    }
+
+    fn check_is_an_image(
+        &self,
+        name: &ImageName,
+        manifest: &ImageManifest,
+    ) -> Result<(), RemoteError> {
+        let media_types = [manifest.config()]
+            .into_iter()
+            .filter(|config| !document::is_config(config.media_type()));
+        let layers = manifest
+            .layers()
+            .iter()
+            .filter(|layer| document::layer_type(layer.media_type()).is_none());
+        match media_types.chain(layers).next() {
+            None => Ok(()),
+            Some(strange) => Err(RemoteError::Document {
+                name: name.clone(),
+                source: DocumentError::NotAnImage { media_type: strange.media_type().to_string() },
+            }),
+        }
+    }
+
+    /// A blob that is small enough for memory: a configuration.
+    async fn small_blob(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        descriptor: &Descriptor,
+        known: &Blobs,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let expected = digest_of(descriptor).map_err(failed)?;
+        if known.contains(&expected) {
+            return Ok(known.read(&expected, CONFIG_LIMIT)?);
+        }
+        let url = blob_url(host, name, &expected);
+        let mut attempt = 1;
+        let bytes = loop {
+            let response = self.blob_response(host, name, &url, 0).await?;
+            match read_body(response, CONFIG_LIMIT, self.transport.config.patience).await {
+                Ok(bytes) => break bytes,
+                Err(RemoteError::Connection { .. } | RemoteError::Stalled { .. })
+                    if attempt < self.transport.config.attempts => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(self.transport.backoff(attempt)).await;
+            attempt += 1;
+        };
+        let found = Digest::of(&bytes);
+        if found != expected {
+            return Err(RemoteError::Digest { address: address(&url), expected, found });
+        }
+        Ok(bytes)
+    }
+
+    async fn blob_response(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        url: &Url,
+        offset: u64,
+    ) -> Result<Response, RemoteError> {
+        let scopes = [Scope::pull(name.repository())];
+        let mut call = Call::new(Method::GET, url.clone(), name.repository(), &scopes);
+        if offset > 0 {
+            call = call.header(RANGE, format!("bytes={offset}-"));
+        }
+        let response = self.transport.send(host, &call).await?;
+        let wanted = [StatusCode::OK, StatusCode::PARTIAL_CONTENT];
+        self.transport.expect(host, response, &wanted).await
+    }
+
+    async fn transfer(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        digest: &Digest,
+        descriptor: &Descriptor,
+        into: &Blobs,
+        progress: Progress<'_>,
+    ) -> Result<(), RemoteError> {
+        let urls = self.blob_urls(host, name, digest, descriptor);
+        let (chunks, queue) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let (writer, expected) = (into.writer()?, descriptor.clone());
+        let written = tokio::task::spawn_blocking(move || write(writer, queue, &expected));
+        let mut done = 0;
+        let outcome =
+            self.receive(host, name, &urls, descriptor, &chunks, &mut done, progress).await;
+        if outcome.is_ok() {
+            // `None` tells an honest end from a transfer that was given up.
+            let _ = chunks.send(None).await;
+        }
+        drop(chunks);
+        let stored =
+            written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        match (outcome, stored) {
+            // A disk that fails also ends the transfer; the disk is the reason.
+            (_, Err(error @ StoreError::File { .. })) => Err(error.into()),
+            (Err(error), _) => Err(error),
+            (Ok(()), Err(StoreError::WrongDigest { expected, found })) => {
+                Err(RemoteError::Digest { address: address(&urls[0]), expected, found })
+            }
+            (Ok(()), Err(error)) => Err(error.into()),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    }
+
+    /// The registry's own address of a blob, then those that a foreign layer brings along.
+    fn blob_urls(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        digest: &Digest,
+        descriptor: &Descriptor,
+    ) -> Vec<Url> {
+        let foreign = descriptor.urls().iter().flatten().filter_map(|url| Url::parse(url).ok());
+        let foreign = foreign.filter(|url| self.transport.may_use(url)).take(8);
+        [blob_url(host, name, digest)].into_iter().chain(foreign).collect()
+    }
+
+    /// Receives a whole blob over as many connections as it takes.
+    #[allow(clippy::too_many_arguments)]
+    async fn receive(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        urls: &[Url],
+        descriptor: &Descriptor,
+        chunks: &tokio::sync::mpsc::Sender<Option<Vec<u8>>>,
+        done: &mut u64,
+        progress: Progress<'_>,
+    ) -> Result<(), RemoteError> {
+        let (mut fruitless, mut url) = (0, 0);
+        for _ in 0..RESUMPTIONS {
+            let before = *done;
+            let error = match self.blob_response(host, name, &urls[url], *done).await {
+                Err(RemoteError::Status { status: StatusCode::NOT_FOUND, .. })
+                    if url + 1 < urls.len() =>
+                {
+                    url += 1;
+                    continue;
+                }
+                Err(error) => error,
+                Ok(response) => {
+                    match self.drain(response, descriptor.size(), chunks, done, progress).await {
+                        Ok(()) if *done == descriptor.size() => return Ok(()),
+                        // The connection ended early and without complaint.
+                        Ok(()) => RemoteError::Size {
+                            address: address(&urls[url]),
+                            expected: descriptor.size(),
+                            found: *done,
+                        },
+                        Err(error) => error,
+                    }
+                }
+            };
+            let resumable = match &error {
+                RemoteError::Connection { .. } | RemoteError::Stalled { .. } => true,
+                RemoteError::Size { expected, found, .. } => found < expected,
+                _ => false,
+            };
+            fruitless = if *done > before { 0 } else { fruitless + 1 };
+            if !resumable || fruitless >= self.transport.config.attempts {
+                return Err(error);
+            }
+            tokio::time::sleep(self.transport.backoff(fruitless + 1)).await;
+        }
+        Err(RemoteError::Size {
+            address: address(&urls[url]),
+            expected: descriptor.size(),
+            found: *done,
+        })
+    }
+
+    /// Passes on what one answer brings, from byte `done` of the blob on.
+    async fn drain(
+        &self,
+        mut response: Response,
+        size: u64,
+        chunks: &tokio::sync::mpsc::Sender<Option<Vec<u8>>>,
+        done: &mut u64,
+        progress: Progress<'_>,
+    ) -> Result<(), RemoteError> {
+        let url = response.url().clone();
+        // Who ignores the range sends everything again.
+        let mut skip = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let start = range_start(response.headers());
+                if start != Some(*done) {
+                    return Err(RemoteError::Protocol {
+                        address: address(&url),
+                        reason: "it sent another range than it was asked for".to_owned(),
+                    });
+                }
+                0
+            }
+            _ => *done,
+        };
+        let patience = self.transport.config.patience;
+        let (mut since, mut moved) = (tokio::time::Instant::now(), 0);
+        loop {
+            let chunk = match tokio::time::timeout(patience, response.chunk()).await {
+                Err(_) => return Err(self.transport.stalled(&url)),
+                Ok(Err(source)) => return Err(connection(&url, source)),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(chunk))) => chunk,
+            };
+            // A byte every now and then is no transfer (slow loris).
+            moved += chunk.len() as u64;
+            if since.elapsed() >= patience {
+                if moved < LEAST_PROGRESS {
+                    return Err(self.transport.stalled(&url));
+                }
+                (since, moved) = (tokio::time::Instant::now(), 0);
+            }
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            let news = &chunk[skipped as usize..];
+            let found = *done + news.len() as u64;
+            if found > size {
+                return Err(RemoteError::Size { address: address(&url), expected: size, found });
+            }
+            if news.is_empty() {
+                continue;
+            }
+            if chunks.send(Some(news.to_vec())).await.is_err() {
+                // The writer failed and says why itself.
+                return Ok(());
+            }
+            *done = found;
+            progress(found, size);
+        }
+    }
+}
+
+/// The writing end: a file, on a thread that may block.
+fn write(
+    mut writer: BlobWriter,
+    mut queue: tokio::sync::mpsc::Receiver<Option<Vec<u8>>>,
+    expected: &Descriptor,
+) -> Result<(), StoreError> {
+    use std::io::Write;
+    while let Some(chunk) = queue.blocking_recv() {
+        let Some(chunk) = chunk else { return writer.commit_verified(expected).map(drop) };
+        writer.write_all(&chunk).map_err(|source| StoreError::File {
+            attempt: "write",
+            path: "the blob store".into(),
+            source,
+        })?;
+    }
+    // Given up: dropping the writer leaves nothing.
+    Ok(())
+}
+
+fn blob_url(host: &Host, name: &ImageName, digest: &Digest) -> Url {
+    host.url(&format!("{}/blobs/{digest}", name.repository()))
+}
+
+fn not_found(host: &Host, name: &ImageName) -> RemoteError {
+    RemoteError::NotFound { registry: host.registry.clone(), name: name.clone() }
+}
+
+fn header_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}
+
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+}
+
+/// The entry of an index that serves a platform best: the very same one, else the newest variant
+/// that fits.
+fn choose<'a>(
+    name: &ImageName,
+    index: &'a ImageIndex,
+    wanted: &Platform,
+) -> Result<&'a Descriptor, RemoteError> {
+    let offered: Vec<(Platform, &Descriptor)> = index
+        .manifests()
+        .iter()
+        .filter_map(|entry| {
+            let platform = entry.platform().as_ref()?;
+            let variant = platform.variant().as_deref();
+            let (os, architecture) =
+                (platform.os().to_string(), platform.architecture().to_string());
+            let mut own = Platform::new(&os, &architecture, variant);
+            own.os_version = platform.os_version().clone();
+            // Attestations are filed under a platform that does not exist.
+            (os != "unknown").then_some((own, entry))
+        })
+        .collect();
+    let exact = offered.iter().find(|(own, _)| own == wanted);
+    let fitting = offered.iter().filter(|(own, _)| wanted.matches(own));
+    let best = exact.or_else(|| fitting.max_by(|one, other| one.0.variant.cmp(&other.0.variant)));
+    match best {
+        Some((_, entry)) => Ok(entry),
+        None => Err(RemoteError::NoPlatform {
+            name: name.clone(),
+            wanted: wanted.clone(),
+            offered: offered.into_iter().map(|(own, _)| own).collect(),
+        }),
+    }
+}
