@@ -141,6 +141,60 @@ pub fn ingredients(
     parts
 }
 
+/// The most parts of one content that a record keeps: enough to name the changed file in any tree
+/// that a person would look through, small enough for a row.
+const CONTENT_PARTS: usize = 4096;
+
+/// The parts of contents that entered the key only as one fingerprint, by the input they are of.
+pub fn content_ingredients(identity: Option<&Content>, inputs: &[InputKey<'_>]) -> Vec<Ingredient> {
+    let mut parts = Vec::new();
+    let mut list = |prefix: String, content: &Content| {
+        let kept = content.ingredients.iter().take(CONTENT_PARTS);
+        parts.extend(kept.map(|ingredient| Ingredient {
+            part: format!("{prefix}.{}", ingredient.part),
+            value: ingredient.value.clone(),
+        }));
+        if let Some(omitted @ 1..) = content.ingredients.len().checked_sub(CONTENT_PARTS) {
+            let value = omitted.to_string();
+            parts.push(Ingredient { part: format!("{prefix}.omitted"), value });
+        }
+    };
+    if let Some(content) = identity {
+        list("identity".to_owned(), content);
+    }
+    for (index, input) in inputs.iter().enumerate() {
+        if let InputKey::Content(content) = input {
+            list(format!("input.{index}"), content);
+        }
+    }
+    parts
+}
+
+/// The part of a record that names the tree an input was. In no key.
+pub(crate) fn tree_part(input: usize) -> String {
+    format!("{TREE}{input}")
+}
+
+/// The part of a record that holds the content of an input, where it was known. Not in the fast
+/// key.
+pub(crate) fn content_part(input: usize) -> String {
+    format!("{CONTENT}{input}")
+}
+
+/// The part that holds which part of an input is read.
+pub(crate) fn selector_part(input: usize) -> String {
+    format!("input.{input}.selector")
+}
+
+/// Whether a part of a record is only there to find or compare trees, and says nothing about why a
+/// key differs.
+pub(crate) fn is_bookkeeping(part: &str) -> bool {
+    part.starts_with(TREE) || part.starts_with(CONTENT)
+}
+
+const TREE: &str = "tree.";
+const CONTENT: &str = "content.";
+
 /// Takes a named part. The name is what `why` shows.
 type Sink<'a> = &'a mut dyn FnMut(&str, &str);
 
@@ -197,8 +251,7 @@ fn input_parts(identity: Option<&Content>, inputs: &[InputKey<'_>], sink: Sink<'
             InputKey::Chained { key, output, selector } => {
                 sink(&name, &format!("{}#{output}", key.0));
                 if let Some(selector) = selector {
-                    name.push_str(".selector");
-                    sink(&name, &json(selector));
+                    sink(&selector_part(index), &json(selector));
                 }
             }
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use cache::index::{CacheKey, Ingredient, Output};
 
-use crate::llb::{Definition, VertexId};
+use crate::key::{self, InputKey};
+use crate::llb::{Definition, InputRole, VertexId};
+use crate::worker::Content;
 
 /// The outputs of a definition's targets, and how each vertex came to its result.
 #[derive(Debug)]
@@ -14,17 +16,18 @@ pub struct Solution {
     /// One for each vertex of the definition, in its order.
     pub vertices: Vec<VertexReport>,
     pub(crate) definition: Arc<Definition>,
+    pub(crate) keys: Keys,
 }
 
 /// How a vertex came to its result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VertexReport {
     /// Where the result came from; `None` when the vertex is not part of the build, is read where
-    /// it lies, or was neither needed nor recorded.
+    /// it lies, is scratch, or was neither needed nor recorded.
     pub origin: Option<Origin>,
     /// When the result was made, in RFC 3339: now, or in the build that made it.
     pub created: Option<String>,
-    /// The key of its definition.
+    /// The key of its definition; [`crate::Records::lookup`] finds its record.
     pub key: Option<CacheKey>,
     /// Its outputs, where it has any.
     pub outputs: Vec<Output>,
@@ -37,7 +40,7 @@ pub enum Origin {
     Fast,
     /// The same op was applied to the same content before.
     Slow,
-    /// Another vertex of this solve that has the same key.
+    /// Another vertex of this solve has the same key.
     Shared,
     /// It was executed.
     Executed,
@@ -51,10 +54,76 @@ impl Origin {
 }
 
 impl Solution {
-    /// The parts that the key of a vertex was made of, by name, for the history and for
-    /// [`crate::why::explain`].
+    /// The parts that the key of a vertex was made of, by name, with those that contents were made
+    /// of behind them. Empty for vertices that have no key.
     pub fn ingredients(&self, vertex: VertexId) -> Vec<Ingredient> {
-        let _ = (&self.definition, vertex);
-        todo!()
+        match self.keys.fast[vertex.0] {
+            Some(_) => self.keys.ingredients(&self.definition, vertex.0),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// The fast keys of a solve and the contents that are in them. All lists but `contents` are indexed
+/// by vertex.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) fast: Vec<Option<CacheKey>>,
+    contents: Vec<Option<Content>>,
+    input_contents: Vec<Vec<Option<usize>>>,
+    identities: Vec<Option<usize>>,
+}
+
+impl Keys {
+    pub(crate) fn new(
+        input_contents: &[Vec<Option<usize>>],
+        identities: &[Option<usize>],
+        contents: usize,
+    ) -> Keys {
+        Keys {
+            fast: vec![None; identities.len()],
+            contents: vec![None; contents],
+            input_contents: input_contents.to_vec(),
+            identities: identities.to_vec(),
+        }
+    }
+
+    pub(crate) fn set_content(&mut self, index: usize, content: Content) {
+        self.contents[index] = Some(content);
+    }
+
+    /// What an unpinned source is at present.
+    pub(crate) fn identity(&self, vertex: usize) -> Option<&Content> {
+        self.identities[vertex].and_then(|index| self.contents[index].as_ref())
+    }
+
+    /// What a key takes from its inputs, all of which have their keys or contents.
+    pub(crate) fn inputs<'a>(
+        &'a self,
+        definition: &'a Definition,
+        vertex: usize,
+    ) -> Vec<InputKey<'a>> {
+        let inputs = definition.vertices()[vertex].inputs.iter().zip(&self.input_contents[vertex]);
+        let inputs = inputs.filter_map(|(input, content)| match content {
+            Some(index) => self.contents[*index].as_ref().map(InputKey::Content),
+            None => self.fast[input.edge.vertex.0].map(|key| InputKey::Chained {
+                key,
+                output: input.edge.output,
+                selector: match &input.role {
+                    InputRole::Content(selector) => Some(selector),
+                    InputRole::Rootfs | InputRole::Whole => None,
+                },
+            }),
+        });
+        inputs.collect()
+    }
+
+    pub(crate) fn ingredients(&self, definition: &Definition, vertex: usize) -> Vec<Ingredient> {
+        let op = &definition.vertices()[vertex].op;
+        let inputs = self.inputs(definition, vertex);
+        let identity = self.identity(vertex);
+        let mut parts = key::ingredients(op, identity, &inputs);
+        parts.extend(key::content_ingredients(identity, &inputs));
+        parts
     }
 }

@@ -3,10 +3,13 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::error::SolveError;
 use crate::event::EventSender;
 use crate::llb::Definition;
 use crate::records::Records;
+use crate::schedule::Schedule;
 use crate::solution::Solution;
 use crate::worker::Worker;
 
@@ -15,7 +18,7 @@ use crate::worker::Worker;
 pub struct Solver {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) records: Arc<dyn Records>,
-    pub(crate) options: SolverOptions,
+    permits: Option<Arc<Semaphore>>,
 }
 
 /// How a solver works.
@@ -33,7 +36,8 @@ impl Solver {
         records: Arc<dyn Records>,
         options: SolverOptions,
     ) -> Solver {
-        Solver { worker, records, options }
+        let permits = options.max_parallelism.map(|count| Arc::new(Semaphore::new(count.get())));
+        Solver { worker, records, permits }
     }
 
     /// Produces the targets of `definition`.
@@ -46,7 +50,6 @@ impl Solver {
         definition: Arc<Definition>,
         events: EventSender,
     ) -> Result<Solution, SolveError> {
-        let _ = (definition, events);
-        todo!()
+        Schedule::new(self, self.permits.clone(), definition, events).run().await
     }
 }

@@ -1,1 +1,122 @@
-//! writer
+//! Records on their way to disk, beside the hot path.
+//!
+//! A thread of its own takes whatever has piled up since its last turn and stores it in one go, so
+//! a fast build pays for few transactions and a slow one has every finished step on disk while the
+//! next is running. It starts with the first record: a build that only reads has no thread.
+//! Claims travel with the records they protect and are given back when those are visible to others.
+
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use cache::index::{CacheKey, Record};
+use tokio::sync::oneshot;
+
+use crate::records::{Records, RecordsError};
+use crate::worker::Claim;
+
+/// Stores what it is given, in order. Dropping it waits until all is stored.
+pub(crate) struct Writer {
+    records: Arc<dyn Records>,
+    running: Option<Running>,
+    failure: Option<RecordsError>,
+}
+
+/// One result under all its keys, or the news that a record was used.
+#[derive(Default)]
+struct Entry {
+    store: Vec<Record>,
+    used: Option<CacheKey>,
+    claim: Option<Claim>,
+}
+
+struct Running {
+    sender: Option<mpsc::Sender<Entry>>,
+    thread: Option<JoinHandle<()>>,
+    done: oneshot::Receiver<Option<RecordsError>>,
+}
+
+impl Writer {
+    pub(crate) fn new(records: Arc<dyn Records>) -> Writer {
+        Writer { records, running: None, failure: None }
+    }
+
+    /// Stores records of one result and then gives the claim back.
+    pub(crate) fn store(&mut self, store: Vec<Record>, claim: Option<Claim>) {
+        self.send(Entry { store, used: None, claim });
+    }
+
+    /// Notes that a record was used.
+    pub(crate) fn touch(&mut self, key: CacheKey) {
+        self.send(Entry { used: Some(key), ..Entry::default() });
+    }
+
+    /// Waits until everything is stored; answers with the first failure.
+    pub(crate) async fn finish(&mut self) -> Option<RecordsError> {
+        if let Some(mut running) = self.running.take() {
+            running.sender = None;
+            // An error here means that the thread panicked; its message is on stderr already.
+            let failure = (&mut running.done).await.ok().flatten();
+            self.failure = self.failure.take().or(failure);
+        }
+        self.failure.take()
+    }
+
+    fn send(&mut self, entry: Entry) {
+        if self.running.is_none() {
+            self.running = Running::start(Arc::clone(&self.records));
+        }
+        let sender = self.running.as_ref().and_then(|running| running.sender.as_ref());
+        let unsent = match sender {
+            Some(sender) => sender.send(entry).err().map(|mpsc::SendError(entry)| entry),
+            None => Some(entry),
+        };
+        // No thread can be had: slower, but right.
+        if let Some(entry) = unsent {
+            let failure = write(self.records.as_ref(), vec![entry]).err();
+            self.failure = self.failure.take().or(failure);
+        }
+    }
+}
+
+impl Running {
+    fn start(records: Arc<dyn Records>) -> Option<Running> {
+        let (sender, entries) = mpsc::channel::<Entry>();
+        let (report, done) = oneshot::channel();
+        let work = move || {
+            let mut failure = None;
+            while let Ok(first) = entries.recv() {
+                let batch = std::iter::once(first).chain(entries.try_iter()).collect();
+                failure = failure.or(write(records.as_ref(), batch).err());
+            }
+            // Nobody waits when the solve was dropped.
+            let _ = report.send(failure);
+        };
+        let thread = thread::Builder::new().name("solver-records".to_owned()).spawn(work).ok()?;
+        Some(Running { sender: Some(sender), thread: Some(thread), done })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take() {
+            // The thread has no more than one batch to write.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write(records: &dyn Records, batch: Vec<Entry>) -> Result<(), RecordsError> {
+    let mut store = Vec::with_capacity(batch.len());
+    let mut used = Vec::new();
+    let mut claims = Vec::new();
+    for entry in batch {
+        store.extend(entry.store);
+        used.extend(entry.used);
+        claims.extend(entry.claim);
+    }
+    let stored = if store.is_empty() { Ok(()) } else { records.insert(&store) };
+    drop(claims);
+    let touched = if used.is_empty() { Ok(()) } else { records.touch(&used) };
+    stored.and(touched)
+}
