@@ -1,92 +1,274 @@
 //! Content-addressed files: `content/blobs/sha256/<hex>`.
-use std::io;
-use std::path::PathBuf;
+//!
+//! A blob is written into the process's own corner of `ingest/` while its sha256 is computed, and
+//! renamed to its digest when it is whole. Nobody ever sees half a blob under its name.
 
-use crate::StoreError;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::StoreError;
 use crate::oci::{Descriptor, Digest};
+use crate::state::{Process, Unsynced, file_error};
+
+/// On blobs that are perhaps not on the disk yet: the id of the boot they were written in.
+const BOOT_XATTR: &str = "user.strake.boot";
+
+/// Small enough for the cache, large enough that the system calls do not show.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// The blobs of a store. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Blobs {}
+pub struct Blobs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    process: Arc<Process>,
+    unsynced: Unsynced,
+}
 
 impl Blobs {
-    /// Whether the blob is there.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        let _ = digest;
-        todo!()
+    pub(crate) fn new(content: &Path, process: Arc<Process>, unsynced: Unsynced) -> Blobs {
+        Blobs { inner: Arc::new(Inner { dir: blobs_dir(content), process, unsynced }) }
     }
 
-    /// Where the blob is, or would be.
+    /// Whether the blob is there.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.size(digest).is_some()
+    }
+
+    /// Where the blob is, or would be. Ask [`Blobs::contains`] whether it can be relied on.
     pub fn path(&self, digest: &Digest) -> PathBuf {
-        let _ = digest;
-        todo!()
+        self.inner.dir.join(digest.hex())
     }
 
     /// Opens the blob for reading.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`] if it is not there.
     pub fn open(&self, digest: &Digest) -> Result<fs_err::File, StoreError> {
-        let _ = digest;
-        todo!()
+        if !self.contains(digest) {
+            return Err(StoreError::NoBlob { digest: *digest });
+        }
+        let path = self.path(digest);
+        match fs_err::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::NoBlob { digest: *digest })
+            }
+            result => result.map_err(file_error("open", &path)),
+        }
     }
 
     /// Reads a blob of at most `limit` bytes and verifies it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], [`StoreError::BlobTooBig`], and [`StoreError::WrongDigest`] if the
+    /// disk or somebody else changed it.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
-        let _ = (digest, limit);
-        todo!()
+        let size = self.size(digest).ok_or(StoreError::NoBlob { digest: *digest })?;
+        if size > limit {
+            return Err(StoreError::BlobTooBig { digest: *digest, size, limit });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+        let file = self.open(digest)?;
+        let path = self.path(digest);
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(StoreError::WrongDigest { expected: *digest, found });
+        }
+        Ok(bytes)
     }
 
     /// Stores `bytes`.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        let _ = bytes;
-        todo!()
+        let digest = Digest::of(bytes);
+        if self.contains(&digest) {
+            return Ok(digest);
+        }
+        let mut writer = self.writer()?;
+        let path = writer.path.clone();
+        writer.write_all(bytes).map_err(file_error("write", &path))?;
+        writer.commit().map(|(digest, _)| digest)
     }
 
     /// Starts a blob whose digest is not known yet, or not trusted yet.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
-        todo!()
+        let path = self.inner.process.new_file();
+        let file = fs_err::File::create_new(&path).map_err(file_error("make", &path))?;
+        Ok(BlobWriter {
+            blobs: self.clone(),
+            path,
+            file,
+            buffer: Vec::new(),
+            hasher: Sha256::new(),
+            size: 0,
+        })
     }
 
     /// The blob's length in bytes, if it is there.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let _ = digest;
-        todo!()
+        let path = self.path(digest);
+        let metadata =
+            fs_err::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
+        if is_stale(&path, self.inner.unsynced.boot()) {
+            let _ = fs_err::remove_file(&path);
+            return None;
+        }
+        Some(metadata.len())
     }
 
     /// Removes the blob; one that is not there is fine.
     pub fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
-        let _ = digest;
-        todo!()
+        let path = self.path(digest);
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(file_error("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every blob's digest, in order.
     pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
-        todo!()
+        let dir = &self.inner.dir;
+        let mut digests = Vec::new();
+        for entry in fs_err::read_dir(dir).map_err(file_error("list", dir))? {
+            let name = entry.map_err(file_error("list", dir))?.file_name();
+            if let Ok(digest) = format!("sha256:{}", name.to_string_lossy()).parse() {
+                digests.push(digest);
+            }
+        }
+        digests.sort_unstable();
+        Ok(digests)
+    }
+}
+
+fn blobs_dir(content: &Path) -> PathBuf {
+    content.join("blobs").join("sha256")
+}
+
+/// Whether a blob was written in another boot and never synced.
+fn is_stale(path: &Path, boot: &str) -> bool {
+    let mut value = [0; 64];
+    match rustix::fs::lgetxattr(path, BOOT_XATTR, &mut value[..]) {
+        Ok(length) => &value[..length] != boot.as_bytes(),
+        // No mark, or a file system that cannot have one.
+        Err(_) => false,
+    }
+}
+
+/// Takes the mark off a blob of this boot.
+pub(crate) fn mark_durable(content: &Path, digest: &Digest, boot: &str) -> Result<(), StoreError> {
+    let path = blobs_dir(content).join(digest.hex());
+    if is_stale(&path, boot) {
+        return Ok(());
+    }
+    match rustix::fs::lremovexattr(&path, BOOT_XATTR) {
+        Ok(()) | Err(Errno::NODATA | Errno::NOENT | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(file_error("mark", &path)(errno.into())),
     }
 }
 
 /// A blob in the making; dropped before a commit, it leaves nothing.
 #[derive(Debug)]
-pub struct BlobWriter {}
+pub struct BlobWriter {
+    blobs: Blobs,
+    path: PathBuf,
+    file: fs_err::File,
+    buffer: Vec<u8>,
+    hasher: Sha256,
+    size: u64,
+}
 
 impl BlobWriter {
-    /// Moves the finished blob into the store if it is exactly what `expected` promised.
-    pub fn commit_verified(self, expected: &Descriptor) -> Result<Digest, StoreError> {
-        let _ = expected;
-        todo!()
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.size
     }
 
-    /// Moves the finished blob into the store under whatever digest it has.
+    /// Moves the finished blob into the store if it is exactly what `expected` promised.
+    ///
+    /// Until this returns nothing is visible to readers; on error the partial file is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] and [`StoreError::WrongDigest`].
+    pub fn commit_verified(self, expected: &Descriptor) -> Result<Digest, StoreError> {
+        let text = expected.digest().to_string();
+        let digest: Digest = text
+            .parse()
+            .map_err(|source| StoreError::BadDescriptor { digest: text.clone(), source })?;
+        if self.size != expected.size() {
+            return Err(StoreError::WrongSize {
+                digest,
+                expected: expected.size(),
+                found: self.size,
+            });
+        }
+        self.finish(Some(digest)).map(|(digest, _)| digest)
+    }
+
+    /// Moves the finished blob into the store under whatever digest it has; says that and the size
+    /// in bytes.
     pub fn commit(self) -> Result<(Digest, u64), StoreError> {
-        todo!()
+        self.finish(None)
+    }
+
+    fn finish(mut self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
+        self.flush().map_err(file_error("write", &self.path))?;
+        let found = Digest::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(StoreError::WrongDigest { expected, found });
+        }
+        if self.blobs.contains(&found) {
+            return Ok((found, self.size));
+        }
+        let unsynced = &self.blobs.inner.unsynced;
+        let boot = unsynced.boot().as_bytes();
+        match rustix::fs::fsetxattr(&self.file, BOOT_XATTR, boot, XattrFlags::empty()) {
+            Ok(()) => {}
+            // Without a mark there is no way to doubt it later.
+            Err(_) => self.file.sync_all().map_err(file_error("sync", &self.path))?,
+        }
+        let target = self.blobs.path(&found);
+        unsynced.add_blob(&found)?;
+        fs_err::rename(&self.path, &target).map_err(file_error("make", &target))?;
+        Ok((found, self.size))
     }
 }
 
-impl io::Write for BlobWriter {
+impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = bytes;
-        todo!()
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER_BYTES {
+            self.file.write_all(bytes)?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        todo!()
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // After a commit it is not there any more.
+        let _ = fs_err::remove_file(&self.path);
     }
 }
