@@ -68,7 +68,7 @@ pub enum ExecutorError {
         near: Vec<String>,
     },
     /// A numeric user or group is not a valid id.
-    #[error("`{text}` is not a user or group id: ids are numbers from 0 to {max}", max = u32::MAX - 1)]
+    #[error("`{text}` is not a user or group id: ids are numbers from 0 to {max}", max = crate::users::MAX_ID)]
     BadId {
         /// The id as written.
         text: String,

@@ -10,12 +10,18 @@
 
 mod container;
 pub mod context;
+mod copy;
 mod error;
 mod executor;
+mod filter;
 mod merged;
 pub mod pattern;
 mod process;
 mod secrets;
+mod selection;
+mod source_tree;
+mod stat_cache;
+mod users;
 mod worker;
 
 pub use container::{Container, ContainerStatus, Containers};

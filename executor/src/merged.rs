@@ -13,6 +13,7 @@
 mod meta;
 mod resolve;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,10 +24,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
-pub(crate) use meta::{Kind, Meta, Owners, Xattrs, read_xattrs, set_xattr};
+pub(crate) use meta::{Kind, Meta, Owners, Xattrs, read_xattrs, set_owner_attribute, set_xattr};
 pub(crate) use resolve::{Located, LookupError, MAX_LINKS, resolve};
 
-const OPAQUE: &str = "user.overlay.opaque";
+pub(crate) const OPAQUE: &str = "user.overlay.opaque";
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -78,6 +79,11 @@ impl Dir {
         };
         let layers = layers.into_iter().map(open).collect::<io::Result<_>>()?;
         Ok(Self { layers, format })
+    }
+
+    /// A directory that is open already, alone.
+    pub(crate) fn of_fd(fd: OwnedFd, format: Format) -> Self {
+        Self { layers: vec![fd], format }
     }
 
     /// A tree without anything in it.
@@ -174,32 +180,32 @@ impl Dir {
 
     /// All names, in the order of their bytes.
     pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
-        if self.layers.len() == 1 {
-            let mut names = Vec::new();
-            list(self.layers[0].as_fd(), |name, _| names.push(name.to_owned()))?;
-            if self.format.overlay {
-                // Only layers over others have whiteouts, but an opaque directory of such a layer
-                // may hold one too.
-                names.retain(|name| !matches!(self.lookup(name), Ok(None)));
-            }
+        if let [fd] = &self.layers[..] {
+            let mut names = self.layer_names(fd)?;
+            names.retain(|(_, hidden)| !hidden);
             names.sort_unstable();
-            return Ok(names);
+            return Ok(names.into_iter().map(|(name, _)| name).collect());
         }
-        let mut seen = std::collections::BTreeMap::<OsString, bool>::new();
+        let mut seen = BTreeMap::<OsString, bool>::new();
         for fd in &self.layers {
-            let mut found = Vec::new();
-            list(fd.as_fd(), |name, maybe_whiteout| found.push((name.to_owned(), maybe_whiteout)))?;
-            for (name, maybe_whiteout) in found {
-                if seen.contains_key(&name) {
-                    continue;
-                }
-                let hidden = maybe_whiteout
-                    && rustix::fs::statat(fd, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|stat| Meta::of_stat(&stat).is_whiteout());
-                seen.insert(name, !hidden);
+            for (name, hidden) in self.layer_names(fd)? {
+                seen.entry(name).or_insert(hidden);
             }
         }
-        Ok(seen.into_iter().filter(|(_, visible)| *visible).map(|(name, _)| name).collect())
+        Ok(seen.into_iter().filter(|(_, hidden)| !hidden).map(|(name, _)| name).collect())
+    }
+
+    /// The names of one layer, each with whether it is a whiteout.
+    fn layer_names(&self, fd: &OwnedFd) -> io::Result<Vec<(OsString, bool)>> {
+        let mut names = Vec::new();
+        list(fd.as_fd(), |name, maybe_whiteout| names.push((name.to_owned(), maybe_whiteout)))?;
+        for (name, hidden) in &mut names {
+            *hidden = *hidden
+                && self.format.overlay
+                && rustix::fs::statat(fd, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| Meta::of_stat(&stat).is_whiteout());
+        }
+        Ok(names)
     }
 }
 
@@ -224,7 +230,7 @@ fn list(fd: BorrowedFd<'_>, mut each: impl FnMut(&OsStr, bool)) -> io::Result<()
 }
 
 /// Whether a directory of a layer hides the same directory of the layers below.
-fn is_opaque(dir: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     let mut value = [0u8; 1];
     matches!(rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]), Ok(1) if value[0] == b'y')
 }

@@ -258,6 +258,11 @@ impl PatternMatcher {
         self.patterns.is_empty()
     }
 
+    /// The rule with this index in the list given to [`PatternMatcher::new`].
+    pub fn pattern(&self, index: usize) -> Option<&Pattern> {
+        self.patterns.iter().find(|(rule, _)| *rule == index).map(|(_, pattern)| pattern)
+    }
+
     /// The compiled rules in order.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         self.patterns.iter().map(|(_, p)| p)

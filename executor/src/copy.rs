@@ -1,0 +1,531 @@
+//! The file operations of a build: COPY, ADD, WORKDIR.
+//!
+//! ```text
+//! sources:  SourceTree::find ── files and directories, links followed, patterns expanded
+//! target:   TargetDir ── our layer over the base, links resolved inside it
+//! copy:     directories merge, files replace files; a file never replaces a directory
+//! ```
+//!
+//! Rules in BuildKit's words (features of `fsutil/copy`): the contents of a source directory go
+//! into the destination; a file goes to `dest/name` if `dest` is a directory or ends in `/`; new
+//! destination directories are 0755 and root's, or have the owner and the octal mode that the step
+//! names; existing ones keep theirs, directories below them get those of the source.
+
+pub(crate) mod archive;
+mod chmod;
+mod file;
+mod target;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use cache::snapshot::{ActiveSnapshot, Snapshot};
+use rayon::prelude::*;
+use solver::llb::{CopyAction, MkdirAction, Unpack};
+
+use crate::ExecutorError;
+use crate::filter::{Filter, FilterState, Verdict, matchers};
+use crate::merged::{Dir, Entry, Format, Kind, Meta, Owners, Xattrs, display_path};
+use crate::pattern::PatternMatcher;
+use crate::selection::{Pivoted, child};
+use crate::source_tree::{Found, SourceTree, join};
+use crate::users::Users;
+use chmod::Chmod;
+use file::Links;
+pub(crate) use target::TargetDir;
+use target::{Attributes, Destination, resolve_destination};
+
+/// The mode of directories that nobody says anything about.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// The merged view of a snapshot; of nothing, an empty tree.
+pub(crate) fn view(snapshot: Option<&Snapshot>, owners: Owners) -> io::Result<Dir> {
+    let format = Format::layers(owners);
+    match snapshot {
+        None => Ok(Dir::empty(format)),
+        Some(snapshot) => {
+            let layers: Vec<_> = snapshot.layers().map(|layer| layer.upper()).collect();
+            Dir::root(layers.into_iter().rev(), format)
+        }
+    }
+}
+
+/// The merged view of a tree that is being written.
+pub(crate) fn view_active(active: &ActiveSnapshot, owners: Owners) -> io::Result<Dir> {
+    let below: Vec<_> = active
+        .parent()
+        .map(|parent| parent.layers().map(|layer| layer.upper()).collect())
+        .unwrap_or_default();
+    let layers = std::iter::once(active.upper()).chain(below.into_iter().rev());
+    Dir::root(layers, Format::layers(owners))
+}
+
+/// A file operation in progress on one tree.
+pub(crate) struct FileOperation {
+    root: Arc<TargetDir>,
+    base: Arc<Dir>,
+}
+
+/// How what is made is to be owned.
+#[derive(Debug, Clone)]
+struct Ownership {
+    owner: Option<(u32, u32)>,
+    chmod: Option<Chmod>,
+    from_context: bool,
+    created: Option<(i64, u32)>,
+}
+
+impl FileOperation {
+    /// An operation whose changes go to `active`.
+    pub(crate) fn new(active: &ActiveSnapshot, owners: Owners) -> Result<Self, ExecutorError> {
+        let failed = |source| ExecutorError::File {
+            attempt: "open the snapshot",
+            path: active.upper().to_owned(),
+            source,
+        };
+        let lower = view(active.parent(), owners).map_err(failed)?;
+        let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
+        let root = TargetDir::root(active.upper(), lower, owners).map_err(failed)?;
+        Ok(Self { root, base })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn on(upper: &std::path::Path, lower: &[&std::path::Path]) -> Self {
+        let view = || Dir::root(lower, Format::layers(Owners::Native)).unwrap();
+        let root = TargetDir::root(upper, view(), Owners::Native).unwrap();
+        Self { root, base: Arc::new(view()) }
+    }
+
+    /// Makes a directory.
+    pub(crate) fn mkdir(&self, action: &MkdirAction) -> Result<(), ExecutorError> {
+        let owner = match &action.owner {
+            None => (0, 0),
+            Some(owner) => Users::read(&self.base)?.owner(owner)?,
+        };
+        self.make_directory(&action.path, owner, action.mode, action.created.map(|s| (s, 0)))
+    }
+
+    /// Makes the directory `path` and its parents where they are missing.
+    pub(crate) fn make_directory(
+        &self,
+        path: &str,
+        owner: (u32, u32),
+        mode: u32,
+        created: Option<(i64, u32)>,
+    ) -> Result<(), ExecutorError> {
+        let ownership = Ownership {
+            owner: Some(owner),
+            chmod: Some(Chmod::Octal(mode)),
+            from_context: false,
+            created,
+        };
+        let destination = self.resolve(path)?;
+        self.make_all(&destination, &destination.rest, &ownership)?;
+        Ok(())
+    }
+
+    /// Copies.
+    pub(crate) fn copy(
+        &self,
+        action: &CopyAction,
+        source: &SourceTree,
+    ) -> Result<Copied, ExecutorError> {
+        let owner = match &action.owner {
+            None => None,
+            // The step's own base, not what the step has changed, says who is who.
+            Some(owner) => Some(Users::read(&self.base)?.owner(owner)?),
+        };
+        let chmod = action.mode.as_ref().map(Chmod::parse).transpose()?;
+        let from_context = action.from_context;
+        let created = action.created.map(|seconds| (seconds, 0));
+        let ownership = Ownership { owner, chmod, from_context, created };
+        let (_, exclude) = matchers(&[], &action.exclude)?;
+        let copier = Copier { source, ownership: &ownership, links: Mutex::default() };
+        let mut copied = Copied::default();
+        for written in &action.sources {
+            if action.parents {
+                self.copy_with_parents(&copier, action, written, &exclude)?;
+                continue;
+            }
+            let found = match source.find(written, action.wildcard, true) {
+                Err(ExecutorError::NotFound { .. }) if !action.required => continue,
+                other => other?,
+            };
+            if found.is_empty() {
+                copied.unmatched.push(written.clone());
+            }
+            for found in found {
+                self.copy_one(&copier, action, &found, &exclude)?;
+            }
+        }
+        Ok(copied)
+    }
+
+    fn copy_one(
+        &self,
+        copier: &Copier<'_>,
+        action: &CopyAction,
+        found: &Found,
+        exclude: &PatternMatcher,
+    ) -> Result<(), ExecutorError> {
+        let source = copier.source;
+        if source.is_dir(&found.located) {
+            let dir = source.open_dir(&found.located)?;
+            let empty = PatternMatcher::default();
+            let filter = Filter { ignore: &source.ignore, include: &empty, exclude };
+            let target = self.destination_directory(&action.dest, copier.ownership)?;
+            copier.directory_contents(&dir, &found.located, &target, &filter)?;
+            // The destination takes the time of the source, even where it existed.
+            let meta = dir.meta().map_err(ExecutorError::file("look at", found.located.path()))?;
+            if let Some(meta) = meta {
+                target.set_mtime(meta.mtime).map_err(failed("set the time of", &target, None))?;
+            }
+            return Ok(());
+        }
+        let Some((name, entry)) = &found.located.last else { return Ok(()) };
+        let parent = found.located.parent(&source.root);
+        if entry.meta.kind == Kind::File && action.unpack != Unpack::No {
+            let file = parent
+                .open_file(name, entry)
+                .map_err(ExecutorError::file("open", found.located.path()))?;
+            let shown = display_path(&found.path).display().to_string();
+            if let Some(archive) = archive::open(file.into(), &shown)? {
+                let target = self.destination_directory(&action.dest, copier.ownership)?;
+                return archive::unpack(archive, &shown, &target, copier.ownership.owner);
+            }
+            if action.unpack == Unpack::Always {
+                return Err(ExecutorError::NotAnArchive { path: shown });
+            }
+        }
+        let is_directory = action.dest.ends_with('/') || action.dest.ends_with("/.");
+        let destination = self.resolve(&action.dest)?;
+        let (dir, target_name) = if is_directory
+            || (destination.rest.is_empty() && !destination.is_file)
+        {
+            let dir = self.make_all(&destination, &destination.rest, copier.ownership)?;
+            (dir, found.name.clone())
+        } else {
+            let (last, parents) = match destination.rest.split_last() {
+                Some(split) => split,
+                None => return Ok(()),
+            };
+            let dir = self.make_all(&destination, parents, copier.ownership)?;
+            (dir, last.clone())
+        };
+        copier.entry(parent, name, entry, &dir, &target_name)
+    }
+
+    /// `COPY --parents`: the path below the pivot is kept.
+    fn copy_with_parents(
+        &self,
+        copier: &Copier<'_>,
+        action: &CopyAction,
+        written: &str,
+        exclude: &PatternMatcher,
+    ) -> Result<(), ExecutorError> {
+        let source = copier.source;
+        let pivoted = Pivoted::new(written);
+        let found = match source.find_pivot(written, &pivoted) {
+            Err(ExecutorError::NotFound { .. }) if !action.required => None,
+            other => other?,
+        };
+        let Some(found) = found else { return Ok(()) };
+        let include = PatternMatcher::new(&[pivoted.pattern.as_str()])?;
+        let filter = Filter { ignore: &source.ignore, include: &include, exclude };
+        if !source.is_dir(&found.located) {
+            return Err(ExecutorError::NotADirectory { path: found.located.path() });
+        }
+        let dir = source.open_dir(&found.located)?;
+        let is_anything = copier.has_any(&dir, &found.located, &filter)?;
+        if !is_anything {
+            return match pivoted.is_pattern || !action.required {
+                true => Ok(()),
+                false => Err(source.missing_below(written, &found, &pivoted.pattern)),
+            };
+        }
+        let target = self.destination_directory(&action.dest, copier.ownership)?;
+        copier.directory_contents(&dir, &found.located, &target, &filter)
+    }
+
+    /// The destination as a directory, made if it is not there.
+    fn destination_directory(
+        &self,
+        path: &str,
+        ownership: &Ownership,
+    ) -> Result<Arc<TargetDir>, ExecutorError> {
+        let destination = self.resolve(path)?;
+        self.make_all(&destination, &destination.rest, ownership)
+    }
+
+    fn resolve(&self, path: &str) -> Result<Destination, ExecutorError> {
+        resolve_destination(&self.root, path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory => ExecutorError::NotADirectory { path: path.into() },
+            _ => ExecutorError::File { attempt: "find the destination", path: path.into(), source },
+        })
+    }
+
+    /// Makes the missing directories `names` of a destination.
+    fn make_all(
+        &self,
+        destination: &Destination,
+        names: &[OsString],
+        ownership: &Ownership,
+    ) -> Result<Arc<TargetDir>, ExecutorError> {
+        if destination.is_file && !names.is_empty() {
+            let path = destination.dir.path().join(&names[0]);
+            return Err(ExecutorError::DirectoryOverFile { path });
+        }
+        let (uid, gid) = ownership.owner.unwrap_or((0, 0));
+        let mode = ownership.chmod.as_ref().and_then(Chmod::for_parents).unwrap_or(DIRECTORY_MODE);
+        let xattrs = Xattrs::new();
+        let mtime = ownership.created;
+        let attributes = Attributes { uid, gid, mode, mtime, xattrs: &xattrs };
+        let mut dir = destination.dir.clone();
+        let mut made: Vec<Arc<TargetDir>> = Vec::new();
+        for name in names {
+            let new = dir.make_dir(name).map_err(failed("create", &dir, Some(name)))?;
+            new.set_attributes(&attributes).map_err(failed("create", &new, None))?;
+            made.push(new.clone());
+            dir = new;
+        }
+        if let Some(created) = ownership.created {
+            for dir in made.iter().rev() {
+                dir.set_mtime(created).map_err(failed("set the time of", dir, None))?;
+            }
+        }
+        Ok(dir)
+    }
+}
+
+/// What a copy has to say beyond having worked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// Patterns that matched nothing.
+    pub unmatched: Vec<String>,
+}
+
+/// One COPY: what is copied from, how it is owned, and the hard links seen so far.
+struct Copier<'a> {
+    source: &'a SourceTree,
+    ownership: &'a Ownership,
+    links: Mutex<Links>,
+}
+
+impl Copier<'_> {
+    /// Copies the contents of a directory that was selected.
+    fn directory_contents(
+        &self,
+        dir: &Dir,
+        located: &crate::merged::Located,
+        target: &Arc<TargetDir>,
+        filter: &Filter<'_>,
+    ) -> Result<(), ExecutorError> {
+        let path = join(located.components());
+        let state = filter.start(&path);
+        self.contents(dir, target, &Walk { path: &path, relative: &[], state: &state, filter })
+    }
+
+    fn contents(
+        &self,
+        dir: &Dir,
+        target: &Arc<TargetDir>,
+        walk: &Walk<'_>,
+    ) -> Result<(), ExecutorError> {
+        let names = dir.names().map_err(walk.failed("list"))?;
+        names.par_iter().with_min_len(16).try_for_each(|name| {
+            let Some(entry) = dir.lookup(name).map_err(walk.failed("look at"))? else {
+                return Ok(());
+            };
+            let is_dir = entry.meta.kind == Kind::Dir;
+            if walk.filter.takes_all() && !is_dir {
+                return self.entry(dir, name, &entry, target, name);
+            }
+            let path = child(walk.path, name);
+            let relative = child(walk.relative, name);
+            let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, is_dir);
+            match verdict {
+                Verdict::Skip => return Ok(()),
+                _ if !is_dir => return self.entry(dir, name, &entry, target, name),
+                _ => {}
+            }
+            let below = dir.open_dir(name).map_err(walk.failed("open"))?;
+            let walk =
+                Walk { path: &path, relative: &relative, state: &state, filter: walk.filter };
+            if verdict == Verdict::Through && !self.has_below(&below, &walk)? {
+                return Ok(());
+            }
+            let new = self.directory(target, name)?;
+            self.contents(&below, &new, &walk)?;
+            let xattrs = below.xattrs().map_err(walk.failed("read the attributes of"))?;
+            let xattrs = self.xattrs(xattrs);
+            let attributes = self.attributes(&entry.meta, &xattrs);
+            new.set_attributes(&attributes).map_err(failed("set the attributes of", &new, None))
+        })
+    }
+
+    /// The directory `name` of the target, made if it is not there.
+    fn directory(
+        &self,
+        target: &Arc<TargetDir>,
+        name: &OsStr,
+    ) -> Result<Arc<TargetDir>, ExecutorError> {
+        match target.lookup(name).map_err(failed("look at", target, Some(name)))? {
+            None => target.make_dir(name).map_err(failed("create", target, Some(name))),
+            Some(existing) if existing.meta.kind == Kind::Dir => {
+                target.open_dir(name).map_err(failed("open", target, Some(name)))
+            }
+            Some(_) => Err(ExecutorError::DirectoryOverFile { path: target.path().join(name) }),
+        }
+    }
+
+    /// Copies anything but a directory to `target_name` in `target`.
+    fn entry(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        entry: &Entry,
+        target: &Arc<TargetDir>,
+        target_name: &OsStr,
+    ) -> Result<(), ExecutorError> {
+        let existing = target.lookup(target_name);
+        match existing.map_err(failed("look at", target, Some(target_name)))? {
+            Some(existing) if existing.meta.kind == Kind::Dir => {
+                let path = target.path().join(target_name);
+                return Err(ExecutorError::FileOverDirectory { path });
+            }
+            _ => {}
+        }
+        let copy = || -> io::Result<()> {
+            let place = file::Place { dir: target, name: target_name };
+            if entry.meta.links > 1 && entry.meta.kind != Kind::Dir {
+                let mut links = self.links.lock().unwrap_or_else(|p| p.into_inner());
+                let key = (entry.meta.device, entry.meta.inode);
+                if let Some((first_dir, first_name)) = links.get(&key) {
+                    let first = file::Place { dir: first_dir, name: first_name };
+                    return file::link(&first, &place);
+                }
+                self.copy_file(dir, name, entry, &place)?;
+                links.insert(key, (target.clone(), target_name.to_owned()));
+                return Ok(());
+            }
+            self.copy_file(dir, name, entry, &place)
+        };
+        copy().map_err(failed("copy to", target, Some(target_name)))
+    }
+
+    fn copy_file(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        entry: &Entry,
+        place: &file::Place<'_>,
+    ) -> io::Result<()> {
+        let meta = &entry.meta;
+        match meta.kind {
+            Kind::File => {
+                let source = dir.open_file(name, entry)?;
+                let xattrs = self.xattrs(dir.file_xattrs(std::os::fd::AsFd::as_fd(&source))?);
+                file::copy_regular(&source, meta, place, &self.attributes(meta, &xattrs))
+            }
+            Kind::Symlink => {
+                let target = dir.read_link(name, entry)?;
+                file::make_symlink(&target, place, &self.attributes(meta, &Xattrs::new()))
+            }
+            _ => file::make_special(meta, place, &self.attributes(meta, &Xattrs::new())),
+        }
+    }
+
+    fn xattrs(&self, mut xattrs: Xattrs) -> Xattrs {
+        if self.ownership.from_context {
+            xattrs.remove(&b"security.capability"[..]);
+        }
+        xattrs
+    }
+
+    /// What the copy of a file gets.
+    fn attributes<'x>(&self, meta: &Meta, xattrs: &'x Xattrs) -> Attributes<'x> {
+        let own = if self.ownership.from_context { (0, 0) } else { (meta.uid, meta.gid) };
+        let (uid, gid) = self.ownership.owner.unwrap_or(own);
+        let mode = match &self.ownership.chmod {
+            Some(chmod) if meta.kind != Kind::Symlink => {
+                chmod.apply(meta.mode, meta.kind == Kind::Dir)
+            }
+            _ => meta.mode,
+        };
+        Attributes { uid, gid, mode, mtime: Some(meta.mtime), xattrs }
+    }
+
+    /// Whether the filter takes anything of a selected directory.
+    fn has_any(
+        &self,
+        dir: &Dir,
+        located: &crate::merged::Located,
+        filter: &Filter<'_>,
+    ) -> Result<bool, ExecutorError> {
+        let path = join(located.components());
+        let state = filter.start(&path);
+        self.has_below(dir, &Walk { path: &path, relative: &[], state: &state, filter })
+    }
+
+    fn has_below(&self, dir: &Dir, walk: &Walk<'_>) -> Result<bool, ExecutorError> {
+        for name in dir.names().map_err(walk.failed("list"))? {
+            let Some(entry) = dir.lookup(&name).map_err(walk.failed("look at"))? else { continue };
+            let path = child(walk.path, &name);
+            let relative = child(walk.relative, &name);
+            let is_dir = entry.meta.kind == Kind::Dir;
+            let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, is_dir);
+            match verdict {
+                Verdict::Take => return Ok(true),
+                Verdict::Skip => {}
+                Verdict::Through => {
+                    let below = dir.open_dir(&name).map_err(walk.failed("open"))?;
+                    let walk = Walk {
+                        path: &path,
+                        relative: &relative,
+                        state: &state,
+                        filter: walk.filter,
+                    };
+                    if self.has_below(&below, &walk)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Where a walk is.
+struct Walk<'a> {
+    /// From the root of the source.
+    path: &'a [u8],
+    /// From the selected path.
+    relative: &'a [u8],
+    state: &'a FilterState,
+    filter: &'a Filter<'a>,
+}
+
+impl Walk<'_> {
+    fn failed(&self, attempt: &'static str) -> impl FnOnce(io::Error) -> ExecutorError {
+        use std::os::unix::ffi::OsStrExt;
+        let path = display_path([OsStr::from_bytes(self.path)]);
+        move |source| ExecutorError::File { attempt, path, source }
+    }
+}
+
+fn failed<'a>(
+    attempt: &'static str,
+    dir: &'a Arc<TargetDir>,
+    name: Option<&'a OsStr>,
+) -> impl FnOnce(io::Error) -> ExecutorError + use<'a> {
+    move |source| {
+        let path = match name {
+            Some(name) => dir.path().join(name),
+            None => dir.path(),
+        };
+        ExecutorError::File { attempt, path, source }
+    }
+}
+
