@@ -252,7 +252,7 @@ impl Images {
     /// The layers may be absent. Fails if the manifest does not name this configuration, or the
     /// two do not list the same number of layers.
     pub fn put(&self, manifest: &[u8], config: &[u8]) -> Result<Image, ImageError> {
-        let image = parse(manifest, config)?;
+        let image = Image::from_documents(manifest, config)?;
         self.blobs.put(config)?;
         self.blobs.put(manifest)?;
         let size = manifest.len() as u64;
@@ -357,7 +357,7 @@ impl Images {
         let config = digest_of(parsed.config())
             .map_err(|source| ImageError::Manifest { digest: *manifest, source })?;
         let Some(config_bytes) = self.blob(&config, CONFIG_LIMIT)? else { return Ok(None) };
-        parse(&bytes, &config_bytes).map(Some)
+        Image::from_documents(&bytes, &config_bytes).map(Some)
     }
 
     fn blob(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
@@ -399,20 +399,29 @@ fn parse_manifest(digest: Digest, bytes: &[u8]) -> Result<ImageManifest, ImageEr
     }
 }
 
-/// Puts an image together from its two documents, if they belong together.
-pub(crate) fn parse(manifest: &[u8], config: &[u8]) -> Result<Image, ImageError> {
-    let (manifest_digest, config_digest) = (Digest::of(manifest), Digest::of(config));
-    let manifest = parse_manifest(manifest_digest, manifest)?;
-    let mismatch =
-        |reason| ImageError::Mismatch { manifest: manifest_digest, config: config_digest, reason };
-    if digest_of(manifest.config()).ok() != Some(config_digest) {
-        return Err(mismatch(format!("the manifest names {}", manifest.config().digest())));
+impl Image {
+    /// Puts an image together from its two documents, if they belong together.
+    ///
+    /// # Errors
+    /// If the manifest is none, does not name this configuration, or the two do not list the same
+    /// number of layers.
+    pub fn from_documents(manifest: &[u8], config: &[u8]) -> Result<Image, ImageError> {
+        let (manifest_digest, config_digest) = (Digest::of(manifest), Digest::of(config));
+        let manifest = parse_manifest(manifest_digest, manifest)?;
+        let mismatch = |reason| ImageError::Mismatch {
+            manifest: manifest_digest,
+            config: config_digest,
+            reason,
+        };
+        if digest_of(manifest.config()).ok() != Some(config_digest) {
+            return Err(mismatch(format!("the manifest names {}", manifest.config().digest())));
+        }
+        let config: ImageConfiguration = serde_json::from_slice(config)
+            .map_err(|source| ImageError::Configuration { digest: config_digest, source })?;
+        let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(mismatch(format!("{layers} layers, but {diff_ids} diff_ids")));
+        }
+        Ok(Image { manifest_digest, manifest, config_digest, config })
     }
-    let config: ImageConfiguration = serde_json::from_slice(config)
-        .map_err(|source| ImageError::Configuration { digest: config_digest, source })?;
-    let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
-    if layers != diff_ids {
-        return Err(mismatch(format!("{layers} layers, but {diff_ids} diff_ids")));
-    }
-    Ok(Image { manifest_digest, manifest, config_digest, config })
 }

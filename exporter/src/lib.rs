@@ -1,1 +1,37 @@
-//! exporter
+//! A solved image, to anywhere.
+//!
+//! ```text
+//! snapshots + configuration ─assemble─► image in the store ─┬─ push ──► registry
+//!        rootfs tar ─import─►                               ├─ save ──► OCI layout, docker archive
+//!   docker archive, ─load───►                               │
+//!   OCI layout                             snapshots ───────┴─ rootfs ► tar, directory
+//! ```
+//!
+//! Nothing is packed or compressed before something asks for it: an image in the local store lists
+//! its own layers by DiffId, and their content is in the snapshots. A layer that was compressed
+//! once stays in the blob store, and the index remembers it.
+//!
+//! Nothing here mounts: file trees are read layer by layer, the highest first.
+
+mod archive;
+mod assemble;
+mod destination;
+mod error;
+mod import;
+mod layers;
+mod load;
+mod local;
+mod merged;
+mod push;
+mod tarball;
+
+pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, save, save_directory};
+pub use assemble::{AssembleOptions, assemble};
+pub use destination::Destination;
+pub use error::ExportError;
+pub use import::import;
+pub use layers::LayerForm;
+pub use load::{Loaded, load_archive, load_directory, load_path};
+pub use local::{LocalMode, LocalOptions, write_local};
+pub use push::{PushOptions, PushProgress, push};
+pub use tarball::write_tar;

@@ -9,12 +9,14 @@
 //! the same image always has the same digest.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 
 use oci_spec::image::{
     Descriptor, ImageIndex, ImageManifest, MediaType, Platform as DescriptorPlatform,
 };
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::oci::Digest;
@@ -189,6 +191,30 @@ fn kind(value: &Value, declared: Option<&str>) -> Result<Kind, DocumentError> {
 pub fn digest_of(descriptor: &Descriptor) -> Result<Digest, DocumentError> {
     let text: &str = descriptor.digest().as_ref();
     text.parse().map_err(|_| DocumentError::Digest { digest: text.to_owned() })
+}
+
+/// The digest of everything a reader holds.
+///
+/// # Errors
+/// The reader's own, and `FileTooLarge` for more than `limit` bytes: a bomb ends here.
+pub fn digest_of_reader(mut reader: impl Read, limit: u64) -> std::io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut block = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        let count = match reader.read(&mut block) {
+            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        total += count as u64;
+        if total > limit {
+            let reason = format!("it holds more than {limit} bytes");
+            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
+        }
+        hasher.update(&block[..count]);
+    }
 }
 
 /// A descriptor of bytes with the store's own digest type.

@@ -9,7 +9,7 @@ use super::transport::{Call, Host, connection, read_body};
 use super::{Registries, RemoteError};
 use crate::blob::{BlobWriter, Blobs};
 use crate::image::document::{self, CONFIG_LIMIT, DOCUMENT_LIMIT, digest_of};
-use crate::image::{self, Document, DocumentError, Image};
+use crate::image::{Document, DocumentError, Image};
 use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, ImageName, Platform};
 use crate::state::{Store, StoreError};
 
@@ -68,7 +68,7 @@ impl Registries {
         };
         self.check_is_an_image(name, &manifest)?;
         let config = self.small_blob(&host, name, manifest.config(), into).await?;
-        let image = image::parse(&manifest_bytes, &config)?;
+        let image = Image::from_documents(&manifest_bytes, &config)?;
         let own = image.config.platform();
         if !image.config.architecture.is_empty() && !platform.matches(&own) {
             let (name, wanted) = (name.clone(), platform.clone());
