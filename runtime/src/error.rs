@@ -141,6 +141,9 @@ pub enum RuntimeError {
         /// The kernel's error number.
         errno: i32,
     },
+    /// The network of containers cannot be served.
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
     /// Signalling, resizing or waiting for a container failed.
     #[error("cannot {attempt} the container")]
     Control {

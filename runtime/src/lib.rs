@@ -31,8 +31,10 @@ mod mount;
 pub mod network;
 mod pty;
 mod request;
+mod seccomp;
 mod spawner;
 mod spec;
+mod sys;
 
 pub use container::{Container, ExitStatus};
 pub use error::{RuntimeError, Stage};

@@ -1,30 +1,288 @@
-//! skeleton
-use crate::request::{ContainerIo, ContainerRequest, NetworkMode};
-use crate::{Container, RuntimeError};
+//! The engine's side of starting containers.
+
+mod helper;
+mod plan;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use self::helper::Helper;
+use crate::container::{Container, Parts};
+use crate::error::{RuntimeError, Stage};
+use crate::init::handshake::{self, Failure, Made, Network, Order, Report, Stub};
+use crate::network::{Proxy, ProxySockets, Session};
+use crate::pty::Pty;
+use crate::request::{ContainerIo, ContainerRequest, NetworkMode, Stdin};
+
+/// More processes than this are never kept ready: each holds half a megabyte and a network
+/// namespace, and builds rarely start more containers than there are processors at once.
+const MOST_PREPARED: usize = 4;
 
 /// Starts containers, through the init helper it owns. Dropping it kills them all.
 #[derive(Debug)]
-pub struct Spawner {}
+pub struct Spawner {
+    helper: Mutex<Orders>,
+    proxy: OnceLock<Proxy>,
+}
+
+/// The helper, and what was ordered from it and not taken yet, in the order of its answers.
+#[derive(Debug)]
+struct Orders {
+    helper: Helper,
+    pending: Vec<Network>,
+}
+
+/// A process in its namespaces that waits for its plan.
+#[derive(Debug)]
+struct Prepared {
+    pid: i32,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+    exit: OwnedFd,
+}
 
 impl Spawner {
-    /// Starts the init helper. Call [`crate::isolate`] first.
+    /// Starts the init helper. Call [`crate::isolate`] first, and start the helper while the
+    /// working directory and the mounts are what containers shall be made from.
     pub fn start() -> Result<Spawner, RuntimeError> {
-        todo!()
+        let orders = Orders { helper: Helper::start()?, pending: Vec::new() };
+        Ok(Spawner { helper: Mutex::new(orders), proxy: OnceLock::new() })
     }
 
     /// Lets the helper make the namespaces and the fixed mounts of the next container while the
     /// caller does something else. Never needed; a prepared container that no request matches is
-    /// thrown away. Does not block.
+    /// thrown away. Does not wait for the helper.
+    ///
+    /// Mounts that the engine makes afterwards are not visible to it as sources of overlays.
     pub fn prepare(&self, network: NetworkMode) {
-        todo!("{network:?}")
+        let mut orders = self.orders();
+        if orders.pending.len() < MOST_PREPARED
+            && let Err(error) = orders.order(network.into())
+        {
+            // The next spawn meets the same error and reports it.
+            tracing::debug!(error = &error as &dyn std::error::Error, "cannot prepare a container");
+        }
     }
 
     /// Starts a container. Returns once its program has been executed, or could not be.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Exec`] if only the program is at fault, with Docker's text;
+    /// [`RuntimeError::Setup`] with the step that failed; others if it did not come so far.
+    /// Nothing of the container is left then.
     pub fn spawn(
         &self,
         request: &ContainerRequest,
         io: ContainerIo,
     ) -> Result<Container, RuntimeError> {
-        todo!("{request:?} {io:?}")
+        let mut descriptors = Vec::new();
+        let streams = Streams::open(io, &mut descriptors)?;
+        let plan::Draft { plan, attachment } = plan::draft(request, io, &mut descriptors)?;
+
+        let network = request.network.into();
+        let prepared = self.orders().take(network)?;
+        let session = self.receive_network(&prepared)?;
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        match handshake::send(&prepared.socket, &plan, &attachment, &borrowed) {
+            Ok(()) => {}
+            // It failed before it read all: its report is more to the point.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) => return Err(RuntimeError::Channel(error)),
+        }
+        // The container holds its own copies; the ends of pipes must not stay open here.
+        drop(descriptors);
+        self.finish(prepared, streams, session)
+    }
+
+    /// Waits for the program to start and puts the container together.
+    fn finish(
+        &self,
+        prepared: Prepared,
+        streams: Streams,
+        session: Option<Session>,
+    ) -> Result<Container, RuntimeError> {
+        let mut notes = Vec::new();
+        let mut pty = None;
+        let mut stubs: (Vec<Stub>, Vec<OwnedFd>) = Default::default();
+        let mut starting = false;
+        let outcome = loop {
+            let Some(received) =
+                handshake::receive::<Report>(&prepared.socket).map_err(RuntimeError::Channel)?
+            else {
+                break Ok(starting);
+            };
+            match received.message {
+                Report::Ready { .. } => {}
+                Report::Starting { terminal, stubs: names, notes: received_notes } => {
+                    let mut descriptors = received.descriptors.into_iter();
+                    if terminal {
+                        pty = descriptors.next().map(Pty::new);
+                    }
+                    stubs = (names, descriptors.collect());
+                    notes = received_notes;
+                    starting = true;
+                }
+                Report::Failed(failure) => break Err(failure),
+            }
+        };
+        let Prepared { pid, pidfd, socket: _, exit } = prepared;
+        let container = Container::new(Parts {
+            pid,
+            pidfd,
+            exit,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            pty,
+            notes,
+            stubs: stubs.0,
+            parents: stubs.1,
+            session,
+        });
+        match outcome {
+            Ok(true) => Ok(container),
+            Ok(false) => Err(RuntimeError::InitLost { expected: "start a container" }),
+            Err(failure) => {
+                // Tidies up the root filesystem.
+                let _ = container.wait();
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Receives what the process says when it is ready, and lets the proxy serve its network.
+    fn receive_network(&self, prepared: &Prepared) -> Result<Option<Session>, RuntimeError> {
+        let received = handshake::receive::<Report>(&prepared.socket)
+            .map_err(RuntimeError::Channel)?
+            .ok_or(RuntimeError::InitLost { expected: "make namespaces" })?;
+        match received.message {
+            Report::Ready { proxied: false } => Ok(None),
+            Report::Ready { proxied: true } => {
+                let sockets = ProxySockets::try_from(received.descriptors)
+                    .map_err(RuntimeError::Network)?;
+                Ok(Some(self.proxy()?.serve(sockets)))
+            }
+            Report::Failed(failure) => Err(failure.into()),
+            Report::Starting { .. } => {
+                Err(RuntimeError::Channel(io::ErrorKind::InvalidData.into()))
+            }
+        }
+    }
+
+    fn proxy(&self) -> Result<&Proxy, RuntimeError> {
+        if let Some(proxy) = self.proxy.get() {
+            return Ok(proxy);
+        }
+        let proxy = Proxy::start().map_err(RuntimeError::Network)?;
+        // Of two threads that come here at once, one has started a proxy in vain.
+        Ok(self.proxy.get_or_init(|| proxy))
+    }
+
+    fn orders(&self) -> std::sync::MutexGuard<'_, Orders> {
+        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Orders {
+    fn order(&mut self, network: Network) -> Result<(), RuntimeError> {
+        handshake::send(self.helper.socket(), &Order::Prepare { network }, &[], &[])
+            .map_err(RuntimeError::Channel)?;
+        self.pending.push(network);
+        Ok(())
+    }
+
+    /// The next process with this network; those with another in front of it are thrown away.
+    fn take(&mut self, network: Network) -> Result<Prepared, RuntimeError> {
+        if !self.pending.contains(&network) {
+            self.order(network)?;
+        }
+        loop {
+            let made = handshake::receive::<Made>(self.helper.socket())
+                .map_err(RuntimeError::Channel)?
+                .ok_or(RuntimeError::InitLost { expected: "clone a process" })?;
+            let wanted = self.pending.remove(0) == network;
+            let mut descriptors = made.descriptors.into_iter();
+            let prepared = match made.message {
+                Made::Failed { errno } => Err(RuntimeError::from(Failure {
+                    stage: Stage::Namespaces,
+                    object: None,
+                    message: None,
+                    errno,
+                })),
+                Made::Process { pid } => {
+                    match (descriptors.next(), descriptors.next(), descriptors.next()) {
+                        (Some(pidfd), Some(socket), Some(exit)) => {
+                            Ok(Prepared { pid, pidfd, socket, exit })
+                        }
+                        _ => Err(RuntimeError::Channel(io::ErrorKind::InvalidData.into())),
+                    }
+                }
+            };
+            if wanted {
+                return prepared;
+            }
+        }
+    }
+}
+
+/// The engine's ends of a container's streams.
+#[derive(Debug, Default)]
+struct Streams {
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// Opens what `io` asks for; the container's ends become the first three of `descriptors`.
+    fn open(io: ContainerIo, descriptors: &mut Vec<OwnedFd>) -> Result<Streams, RuntimeError> {
+        let failed =
+            |source: io::Error| RuntimeError::Control { attempt: "open the streams of", source };
+        let input = |stdin| match stdin {
+            Stdin::Null => rustix::fs::open(
+                "/dev/null",
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(io::Error::from),
+            Stdin::Inherit => io::stdin().as_fd().try_clone_to_owned(),
+        };
+        match io {
+            ContainerIo::Pty { .. } => Ok(Streams::default()),
+            ContainerIo::Inherit { stdin } => {
+                descriptors.push(input(stdin).map_err(failed)?);
+                descriptors.push(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
+                descriptors.push(io::stderr().as_fd().try_clone_to_owned().map_err(failed)?);
+                Ok(Streams::default())
+            }
+            ContainerIo::Pipes { stdin } => {
+                descriptors.push(input(stdin).map_err(failed)?);
+                let mut pipe = || {
+                    let (reading, writing) =
+                        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+                    descriptors.push(writing);
+                    Ok::<_, RuntimeError>(reading)
+                };
+                Ok(Streams { stdout: Some(pipe()?), stderr: Some(pipe()?) })
+            }
+        }
+    }
+}
+
+impl From<Failure> for RuntimeError {
+    fn from(failure: Failure) -> Self {
+        let Failure { stage, object, message, errno } = failure;
+        match (stage, message) {
+            (Stage::Exec, Some(message)) => RuntimeError::Exec { message, errno },
+            (stage, hint) => RuntimeError::Setup {
+                stage,
+                path: object,
+                hint,
+                source: io::Error::from_raw_os_error(errno),
+            },
+        }
     }
 }

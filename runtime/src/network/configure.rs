@@ -112,10 +112,10 @@ pub(super) fn proxied(ipv6: bool) -> Result<ProxySockets, NetworkError> {
     let mut batch = Batch::default();
     bring_up(&mut batch, 0);
     if ipv6 {
-        address(&mut batch, Step::AddressV6, CONTAINER_V6.into());
+        address(&mut batch, Step::AddressV6, CONTAINER_V6.into(), 0);
         route(&mut batch, Step::RouteV6, CONTAINER_V6.into(), 0);
     }
-    address(&mut batch, Step::Address, CONTAINER_V4.into());
+    address(&mut batch, Step::Address, CONTAINER_V4.into(), 0);
     route(&mut batch, Step::Route, CONTAINER_V4.into(), libc::NLM_F_ACK as u16);
     let ipv6 = apply(&batch, None, Step::Loopback)? && ipv6;
     apply(&nftables::transaction(ipv6), Some(rustix::net::netlink::NETFILTER), Step::Table)?;
@@ -149,13 +149,14 @@ fn bring_up(batch: &mut Batch, flags: u16) {
     batch.message(libc::RTM_NEWLINK, flags, Step::Loopback as u32, &header, |_| ());
 }
 
-fn address(batch: &mut Batch, step: Step, address: IpAddr) {
+pub(super) fn address(batch: &mut Batch, step: Step, address: IpAddr, flags: u16) {
     let (family, octets) = family_and_octets(address);
     // `struct ifaddrmsg`: family, prefix length, flags, scope (global), index. Duplicate address
     // detection on `lo` would only delay.
     let first = [family, (octets.len() * 8) as u8, libc::IFA_F_NODAD as u8, libc::RT_SCOPE_UNIVERSE];
     let header = [first, LOOPBACK_INDEX.to_ne_bytes()].concat();
-    batch.message(libc::RTM_NEWADDR, libc::NLM_F_CREATE as u16, step as u32, &header, |batch| {
+    let flags = flags | libc::NLM_F_CREATE as u16;
+    batch.message(libc::RTM_NEWADDR, flags, step as u32, &header, |batch| {
         batch.attribute(libc::IFA_LOCAL, &octets);
         batch.attribute(libc::IFA_ADDRESS, &octets);
     });
@@ -189,7 +190,7 @@ fn family_and_octets(address: IpAddr) -> (u8, Vec<u8>) {
 ///
 /// The own namespace is already the container's, but `/proc` still is the one outside: it names
 /// the parent as seen from there, and shows that process's routes. Anything unreadable is a no.
-fn parent_has_ipv6_route() -> bool {
+pub(super) fn parent_has_ipv6_route() -> bool {
     let Ok(status) = fs_err::read_to_string("/proc/self/stat") else { return false };
     let Some(parent) = parent_of(&status) else { return false };
     fs_err::read_to_string(format!("/proc/{parent}/net/ipv6_route"))

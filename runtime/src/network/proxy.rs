@@ -9,7 +9,7 @@ mod pipe;
 mod relay;
 mod token;
 mod udp;
-mod worker;
+pub(super) mod worker;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -21,9 +21,9 @@ use crate::network::slab::{Key, Slab};
 use crate::network::sockets::{FamilySockets, ProxySockets};
 
 /// TCP connections of one container at a time; further ones wait in the kernel's backlog.
-pub(super) const MAX_RELAYS: usize = 4096;
+const MAX_RELAYS: usize = 4096;
 /// UDP flows of one container at a time; the longest idle one makes room for the next.
-pub(super) const MAX_FLOWS: usize = 2048;
+pub(in crate::network) const MAX_FLOWS: usize = 2048;
 
 /// The kernel would try for two minutes; a build step should hear of it while somebody watches.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,195 @@
+//! What one container may hold, and that it ends with its session.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use super::datagrams::{client, echo_datagrams};
+use super::{
+    HOST_V4, Proxy, connect, echo, eventually, exchange, in_container_with, on_a_host,
+    open_descriptors, patient, server,
+};
+use crate::network::proxy::worker::MAX_FLOWS;
+
+#[test]
+fn ten_thousand_flows_are_bounded_and_the_newest_ones_live() {
+    on_a_host("bounds::ten_thousand_flows_are_bounded_and_the_newest_ones_live", || {
+        let address = echo_datagrams((HOST_V4, 0));
+        let proxy = Proxy::start().unwrap();
+        let before = open_descriptors();
+        let during = in_container_with(
+            &proxy,
+            true,
+            || {
+                let socket = client(false);
+                // A port each; the first byte of the answer shows that the proxy keeps up.
+                for port in 10_000..20_000_u16 {
+                    socket.send_to(b"x", (HOST_V4, port)).unwrap();
+                    if port % 100 == 0 {
+                        socket.send_to(b"y", address).unwrap();
+                        while !matches!(socket.recv(&mut [0]), Ok(1)) {}
+                    }
+                }
+                socket.send_to(b"z", address).unwrap();
+                let mut buffer = [0];
+                while !matches!(socket.recv_from(&mut buffer), Ok((1, from)) if from == address) {}
+                open_descriptors() - before
+            },
+            Some,
+        );
+        assert!(during > MAX_FLOWS / 2, "{during} descriptors: the flows never were");
+        assert!(during < MAX_FLOWS + 50, "{during} descriptors");
+        assert!(open_descriptors() <= before + 2, "flows outlive their session");
+    });
+}
+
+#[test]
+fn dropping_the_session_closes_both_sides_at_once() {
+    on_a_host("bounds::dropping_the_session_closes_both_sides_at_once", || {
+        let listener = TcpListener::bind((HOST_V4, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let proxy = Proxy::start().unwrap();
+        let other_address = server((HOST_V4, 0), echo);
+        // Another container of the same proxy goes on.
+        let (stop_other, other_stopped) = channel::<()>();
+        thread::scope(|scope| {
+            let proxy = &proxy;
+            let other = scope.spawn(move || {
+                in_container_with(
+                    proxy,
+                    true,
+                    move || {
+                        let mut stream = connect(other_address);
+                        assert_eq!(exchange(&mut stream, "before"), "before");
+                        other_stopped.recv().unwrap();
+                        assert_eq!(exchange(&mut stream, "after"), "after");
+                    },
+                    Some,
+                );
+            });
+            let (connected, is_connected) = channel();
+            in_container_with(
+                proxy,
+                true,
+                move || {
+                    let mut stream = connect(address);
+                    stream.write_all(b"x").unwrap();
+                    connected.send(()).unwrap();
+                    // A reset or an end, but soon.
+                    let read = stream.read(&mut [0]);
+                    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+                },
+                |session| {
+                    is_connected.recv().unwrap();
+                    let mut accepted = patient(listener.accept().unwrap().0);
+                    accepted.read_exact(&mut [0]).unwrap();
+                    drop(session);
+                    let read = accepted.read(&mut [0]);
+                    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+                    None
+                },
+            );
+            stop_other.send(()).unwrap();
+            other.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn what_a_container_sent_before_its_end_still_arrives() {
+    on_a_host("bounds::what_a_container_sent_before_its_end_still_arrives", || {
+        let listener = TcpListener::bind((HOST_V4, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let proxy = Proxy::start().unwrap();
+        for _ in 0..20 {
+            let (sent, was_sent) = channel();
+            in_container_with(
+                &proxy,
+                true,
+                move || {
+                    let mut stream = connect(address);
+                    // Connected on the far side too, which is not what `connect` says.
+                    assert_eq!(exchange_one(&mut stream), b'!');
+                    stream.write_all(&[b'x'; 100_000]).unwrap();
+                    stream.shutdown(Shutdown::Write).unwrap();
+                    sent.send(()).unwrap();
+                },
+                |session| {
+                    let mut accepted = patient(listener.accept().unwrap().0);
+                    accepted.write_all(b"!").unwrap();
+                    was_sent.recv().unwrap();
+                    drop(session);
+                    let mut received = Vec::new();
+                    accepted.read_to_end(&mut received).unwrap();
+                    assert_eq!(received.len(), 100_000);
+                    None
+                },
+            );
+        }
+    });
+}
+
+fn exchange_one(stream: &mut std::net::TcpStream) -> u8 {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    byte[0]
+}
+
+#[test]
+fn finished_connections_leave_nothing_behind() {
+    on_a_host("bounds::finished_connections_leave_nothing_behind", || {
+        let address = server((HOST_V4, 0), echo);
+        let proxy = Proxy::start().unwrap();
+        in_container_with(
+            &proxy,
+            true,
+            || {
+                let before = open_descriptors();
+                for _ in 0..200 {
+                    assert_eq!(exchange(&mut connect(address), "hello"), "hello");
+                }
+                // What stays are spare pipes.
+                eventually("the connections are gone", || open_descriptors() < before + 20);
+            },
+            Some,
+        );
+        let before_unused = open_descriptors();
+        in_container_with(&proxy, true, || (), Some);
+        assert_eq!(open_descriptors(), before_unused);
+    });
+}
+
+#[test]
+fn a_session_may_outlive_its_proxy() {
+    on_a_host("bounds::a_session_may_outlive_its_proxy", || {
+        let address = server((HOST_V4, 0), echo);
+        let proxy = Proxy::start().unwrap();
+        let session = std::sync::Mutex::new(None);
+        let (used, was_used) = channel();
+        let (end, ended) = channel();
+        thread::scope(|scope| {
+            let proxy = &proxy;
+            let session = &session;
+            scope.spawn(move || {
+                in_container_with(
+                    proxy,
+                    true,
+                    move || {
+                        assert_eq!(exchange(&mut connect(address), "hello"), "hello");
+                        used.send(()).unwrap();
+                        ended.recv().unwrap();
+                    },
+                    |given| {
+                        *session.lock().unwrap() = Some(given);
+                        None
+                    },
+                );
+            });
+            was_used.recv().unwrap();
+            end.send(()).unwrap();
+        });
+        drop(proxy);
+        drop(session.into_inner().unwrap().expect("the session was kept"));
+    });
+}
