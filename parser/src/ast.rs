@@ -177,7 +177,7 @@ pub enum CommandForm {
 }
 
 /// A document inside the Dockerfile.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Heredoc {
     /// The delimiter without quotes; also the file's name in `COPY` and `ADD`.
     pub name: String,
@@ -192,8 +192,17 @@ pub struct Heredoc {
     /// The word `<<NAME` in the instruction.
     pub word: Spanned<String>,
     /// The body in the source.
-    pub span: Spanned<()>,
+    pub span: Span,
 }
+
+impl PartialEq for Heredoc {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |h: &Self| (h.fd, h.strip_tabs, h.expand);
+        said(self) == said(other) && self.name == other.name && self.content == other.content
+    }
+}
+
+impl Eq for Heredoc {}
 
 /// `RUN`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -448,18 +457,4 @@ pub struct Volume {
 pub struct Workdir {
     /// The rest of the line, unexpanded.
     pub path: Spanned<String>,
-}
-
-impl Heredoc {
-    /// The body, with the leading tabs of its lines stripped if it was opened with `<<-`.
-    pub fn body(&self) -> String {
-        todo!()
-    }
-}
-
-impl Run {
-    /// What this instruction executes, heredocs put where they belong.
-    pub fn script(&self) -> Script {
-        todo!()
-    }
 }

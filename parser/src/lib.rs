@@ -1,25 +1,53 @@
 //! Dockerfile and `.dockerignore` text → tree and diagnostics.
+//!
+//! Two phases. The lexer joins continued lines, drops comments and takes heredoc bodies, none of
+//! which a context-free grammar can do; it keeps the way back from the joined text to the source.
+//! Then a pest grammar reads the inside of each instruction: flags, words, JSON, `key=value`,
+//! mount options.
+//!
+//! ```text
+//! bytes ─ directive ─ lexer ──► logical instruction ─ head ─ grammar ──► instruction ──► file
+//!          # escape=   joins      text + offset map    flags   words       run, copy…     stages
+//! ```
+//!
+//! Nothing here is expanded, looked up or opened: variables stay in the tree, and [`Expander`]
+//! resolves them for a caller who knows the environment. One bad line costs one diagnostic; the
+//! rest of the file is still parsed, so all that is wrong with it is said at once. Messages are
+//! BuildKit's where it has words for the case.
 
 mod ast;
+mod copy;
 mod diagnostic;
+mod directive;
 mod expand;
+mod file;
+mod flags;
+mod grammar;
+mod head;
+mod heredoc;
 mod ignore;
+mod instruction;
+mod lexer;
 mod lint;
+mod mode;
 mod mount;
+mod print;
+mod rules;
+mod run;
 mod span;
+mod suggest;
 mod value;
 
 pub use ast::*;
 pub use diagnostic::{Diagnostic, Severity};
 pub use expand::{ExpandError, Expanded, ExpandedWords, Expander};
 pub use ignore::{IgnoreLine, parse_ignore};
-pub use lint::{Checks, LintRule, RULES, Skip};
+pub use lint::{Checks, Skip};
+pub use mode::{ModeChange, ModeClause, ModeOperator};
 pub use mount::{Mount, MountError, MountOption, MountSpec, Sharing};
+pub use rules::{LintRule, RULES, lint_rule};
 pub use span::{LineColumn, LineIndex, Lines, Span, Spanned};
-pub use value::{
-    ExposedPorts, ModeChange, ModeClause, ModeOperator, ValueError, parse_duration, parse_expose,
-    parse_signal,
-};
+pub use value::{ExposedPorts, ValueError, parse_duration, parse_expose, parse_signal, parse_size};
 
 /// A parsed file: the tree of what could be understood, and what is wrong or odd about the rest.
 #[derive(Clone, Debug, Default)]
@@ -53,13 +81,11 @@ pub fn parse(source: &[u8]) -> Parsed {
 
 /// [`parse`] with options.
 pub fn parse_with(source: &[u8], options: &ParseOptions) -> Parsed {
-    let _ = (source, options);
-    todo!()
+    file::parse(source, options)
 }
 
 /// Parses one `ONBUILD` trigger as an image's configuration stores it. Spans are offsets into
 /// `trigger`.
 pub fn parse_trigger(trigger: &str) -> Result<Instruction, Vec<Diagnostic>> {
-    let _ = trigger;
-    todo!()
+    file::parse_trigger(trigger)
 }
