@@ -10,6 +10,7 @@
 //! | HTTP: checksum (or what the server says), file name, mode, owner | ✓ | – |
 //! | git: commit, subdirectory, flags; the reference where `.git` is kept | ✓ | – |
 //! | inline files: paths, modes, bytes | ✓ | – |
+//! | number and roles of the inputs | ✓ | ✓ |
 //! | input that is a context: content of the selected paths | ✓ | ✓ |
 //! | any other input: its fast key, output, selector | ✓ | – |
 //! | any other input: content of its layers, or of the selected paths | – | ✓ |
@@ -33,8 +34,8 @@ use cache::index::{CacheKey, Ingredient};
 use serde::Serialize;
 
 use crate::llb::{
-    ChmodSpec, CopyAction, ExecMount, ExecOp, FileAction, FileOp, GitSource, HttpSource,
-    MkdirAction, MountKind, NetworkMode, Op, SecurityMode, Selector, SourceOp, Unpack,
+    ChmodSpec, CopyAction, ExecMount, ExecOp, FileAction, FileOp, GitSource, HttpSource, InputRole,
+    MkdirAction, MountKind, NetworkMode, Op, SecurityMode, Selector, SourceOp, Unpack, Vertex,
 };
 use crate::worker::Content;
 
@@ -54,10 +55,11 @@ pub enum InputKey<'a> {
     Content(&'a Content),
 }
 
-/// The digest of an op without its inputs: [`cache::index::Record::op`].
-pub fn op_digest(op: &Op) -> Fingerprint {
+/// The digest of an op and of how it reads its inputs, whatever those are:
+/// [`cache::index::Record::op`].
+pub fn op_digest(vertex: &Vertex) -> Fingerprint {
     let mut builder = FingerprintBuilder::new("strake op v1");
-    op_parts(op, &mut |part, value| builder.add(part, value.as_bytes()));
+    op_parts(vertex, &mut |part, value| builder.add(part, value.as_bytes()));
     builder.finish()
 }
 
@@ -128,7 +130,7 @@ pub(crate) fn needs_identity(op: &Op) -> bool {
 
 /// All parts of the fast key of a vertex, in the order in which they enter it.
 pub fn ingredients(
-    op: &Op,
+    vertex: &Vertex,
     identity: Option<&Content>,
     inputs: &[InputKey<'_>],
 ) -> Vec<Ingredient> {
@@ -136,7 +138,7 @@ pub fn ingredients(
     let mut push = |part: &str, value: &str| {
         parts.push(Ingredient { part: part.to_owned(), value: value.to_owned() });
     };
-    op_parts(op, &mut push);
+    op_parts(vertex, &mut push);
     input_parts(identity, inputs, &mut push);
     parts
 }
@@ -229,12 +231,20 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn op_parts(op: &Op, sink: Sink<'_>) {
-    match op {
+fn op_parts(vertex: &Vertex, sink: Sink<'_>) {
+    let roles = vertex.inputs.iter().map(|input| match input.role {
+        InputRole::Rootfs => "rootfs",
+        InputRole::Content(_) => "content",
+        InputRole::Whole => "whole",
+    });
+    match &vertex.op {
         Op::Source(source) => source_parts(source, sink),
         Op::Exec(exec) => exec_parts(exec, sink),
         Op::File(file) => file_parts(file, sink),
         Op::Merge(_) => sink("op", "merge"),
+    }
+    if !vertex.inputs.is_empty() {
+        sink("inputs", &roles.collect::<Vec<_>>().join(" "));
     }
 }
 
@@ -454,3 +464,6 @@ fn mkdir_parts(mkdir: &MkdirAction, mut parts: Parts<'_>) {
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

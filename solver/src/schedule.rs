@@ -395,7 +395,10 @@ impl Schedule {
     // --- work ---
 
     fn probed(&mut self, vertex: usize, probed: Option<Probed>) -> Result<(), SolveError> {
-        if let Some(Probed { key, contents, hit }) = probed {
+        if let Some(Probed { key, contents, hit, learned }) = probed {
+            if let Some(record) = learned {
+                self.writer.store(vec![record], None);
+            }
             self.vertices[vertex].slow = Some((key, contents));
             let usable = |record: &Record| record.outputs.len() >= self.plan.outputs[vertex];
             // Somebody without cache may have joined while the probe was running.
@@ -605,7 +608,7 @@ impl Progress {
         let unkeyed = vertex.inputs.len() + usize::from(plan.identities[index].is_some());
         Progress {
             state,
-            op: key::op_digest(&vertex.op),
+            op: key::op_digest(vertex),
             unkeyed,
             hit: None,
             no_cache: vertex.meta.no_cache,

@@ -45,6 +45,9 @@ pub(crate) struct Probed {
     pub(crate) contents: Vec<Fingerprint>,
     /// The result of the same op on the same content.
     pub(crate) hit: Option<Record>,
+    /// The newest record of the op, under the slow key that the comparison found it to have: worth
+    /// storing, as the next build may come back to that content.
+    pub(crate) learned: Option<Record>,
 }
 
 impl ProbeInput {
@@ -134,18 +137,18 @@ pub(crate) async fn probe(
     if let Ok(Some(record)) = records.lookup(&slow)
         && is_there(worker, &record.outputs)
     {
-        return Some(Probed { key: slow, contents, hit: Some(record) });
+        return Some(Probed { key: slow, contents, hit: Some(record), learned: None });
     }
-    let hit = match (latest, before) {
-        (Some(latest), Some(before))
-            if is_there(worker, &latest.outputs)
-                && had_content(worker, &before, &contents).await =>
-        {
-            Some(latest)
-        }
-        _ => None,
-    };
-    Some(Probed { key: slow, contents, hit })
+    let mut probed = Probed { key: slow, contents, hit: None, learned: None };
+    if let (Some(latest), Some(before)) = (latest, before)
+        && is_there(worker, &latest.outputs)
+        && let Some(before) = contents_before(worker, &before, &probed.contents).await
+    {
+        let hit = before == probed.contents;
+        let record = Record { key: key::slow(op, &before), ..latest };
+        *(if hit { &mut probed.hit } else { &mut probed.learned }) = Some(record);
+    }
+    Some(probed)
 }
 
 /// Whether every tree of a record can be used.
@@ -160,19 +163,24 @@ fn known_to_differ(before: &[ProbeInput], now: &[ProbeInput]) -> bool {
     })
 }
 
-/// Whether the trees of an earlier build had the content of the present ones. Stops at the first
-/// that has not.
-async fn had_content(worker: &dyn Worker, before: &[ProbeInput], contents: &[Fingerprint]) -> bool {
-    for (before, content) in before.iter().zip(contents) {
-        if let ProbeInput::Tree { output, .. } = before
-            && !is_there(worker, std::slice::from_ref(output))
-        {
-            return false;
+/// The contents of an earlier build's inputs. `None` when one cannot be had, or when one differs
+/// from the present contents and others would still have to be computed.
+async fn contents_before(
+    worker: &dyn Worker,
+    before: &[ProbeInput],
+    now: &[Fingerprint],
+) -> Option<Vec<Fingerprint>> {
+    let mut contents = Vec::with_capacity(before.len());
+    for input in before {
+        let differs = contents.iter().zip(now).any(|(before, now)| before != now);
+        let gone = match input {
+            ProbeInput::Tree { output, .. } => !is_there(worker, std::slice::from_ref(output)),
+            ProbeInput::Known(_) => false,
+        };
+        if gone || (differs && input.known().is_none()) {
+            return None;
         }
-        match before.content(worker).await {
-            Ok(before) if before == *content => {}
-            _ => return false,
-        }
+        contents.push(input.content(worker).await.ok()?);
     }
-    true
+    Some(contents)
 }

@@ -119,10 +119,10 @@ impl Keys {
     }
 
     pub(crate) fn ingredients(&self, definition: &Definition, vertex: usize) -> Vec<Ingredient> {
-        let op = &definition.vertices()[vertex].op;
+        let this = &definition.vertices()[vertex];
         let inputs = self.inputs(definition, vertex);
         let identity = self.identity(vertex);
-        let mut parts = key::ingredients(op, identity, &inputs);
+        let mut parts = key::ingredients(this, identity, &inputs);
         parts.extend(key::content_ingredients(identity, &inputs));
         parts
     }

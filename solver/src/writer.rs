@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use cache::index::{CacheKey, Record};
-use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use crate::records::{Records, RecordsError};
 use crate::worker::Claim;
@@ -31,8 +31,8 @@ struct Entry {
 
 struct Running {
     sender: Option<mpsc::Sender<Entry>>,
-    thread: Option<JoinHandle<()>>,
-    done: oneshot::Receiver<Option<RecordsError>>,
+    /// Ends with the first failure, when the sender is gone and everything is stored.
+    thread: Option<JoinHandle<Option<RecordsError>>>,
 }
 
 impl Writer {
@@ -54,9 +54,11 @@ impl Writer {
     pub(crate) async fn finish(&mut self) -> Option<RecordsError> {
         if let Some(mut running) = self.running.take() {
             running.sender = None;
-            // An error here means that the thread panicked; its message is on stderr already.
-            let failure = (&mut running.done).await.ok().flatten();
-            self.failure = self.failure.take().or(failure);
+            if let Some(thread) = running.thread.take() {
+                // An error means that the thread panicked; its message is on stderr already.
+                let failure = spawn_blocking(move || thread.join().ok().flatten()).await;
+                self.failure = self.failure.take().or(failure.ok().flatten());
+            }
         }
         self.failure.take()
     }
@@ -81,18 +83,16 @@ impl Writer {
 impl Running {
     fn start(records: Arc<dyn Records>) -> Option<Running> {
         let (sender, entries) = mpsc::channel::<Entry>();
-        let (report, done) = oneshot::channel();
         let work = move || {
             let mut failure = None;
             while let Ok(first) = entries.recv() {
                 let batch = std::iter::once(first).chain(entries.try_iter()).collect();
                 failure = failure.or(write(records.as_ref(), batch).err());
             }
-            // Nobody waits when the solve was dropped.
-            let _ = report.send(failure);
+            failure
         };
         let thread = thread::Builder::new().name("solver-records".to_owned()).spawn(work).ok()?;
-        Some(Running { sender: Some(sender), thread: Some(thread), done })
+        Some(Running { sender: Some(sender), thread: Some(thread) })
     }
 }
 

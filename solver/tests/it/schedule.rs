@@ -1,0 +1,201 @@
+//! What runs when, what is cancelled, what is said of a failure.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use solver::llb::{SourceLocation, VertexMeta};
+use solver::{EventSender, SolveError};
+use tokio::time::Instant;
+
+use crate::build::{Bench, Graph};
+
+/// `count` steps beside each other, and one that needs them all.
+fn fan(count: usize) -> impl Fn(&mut Graph) {
+    move |graph| {
+        let base = graph.image("busybox", 1);
+        let steps: Vec<_> =
+            (0..count).map(|index| graph.run(&format!("add {index}"), &[base])).collect();
+        let all = graph.run("add 100", &steps);
+        graph.target(all);
+    }
+}
+
+fn delay_all(bench: &Bench, count: usize, delay: Duration) {
+    let names = (0..count).map(|index| (format!("add {index}"), delay));
+    bench.worker.state().delays.extend(names);
+}
+
+#[tokio::test(start_paused = true)]
+async fn independent_steps_run_at_the_same_time() {
+    let bench = Bench::default();
+    delay_all(&bench, 8, Duration::from_secs(1));
+    let start = Instant::now();
+    bench.build(fan(8)).await;
+    assert_eq!(start.elapsed().as_secs(), 1);
+    assert_eq!(bench.worker.state().most_running, 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_parallelism_is_kept() {
+    let bench = Bench { max_parallelism: NonZeroUsize::new(3), ..Bench::default() };
+    delay_all(&bench, 9, Duration::from_secs(1));
+    let start = Instant::now();
+    let built = bench.build(fan(9)).await;
+    assert_eq!(bench.worker.state().most_running, 3);
+    assert_eq!(start.elapsed().as_secs(), 3);
+    let started = built.story().iter().filter(|line| line.ends_with("started")).count();
+    assert_eq!(started, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_build_does_not_wait_for_the_context() {
+    let bench = Bench::default();
+    bench.worker.set_file("context", "/a", 1);
+    bench.worker.state().content_delay = Duration::from_secs(3);
+    bench.worker.state().delays.insert("add 1".to_owned(), Duration::from_secs(4));
+    let build = |graph: &mut Graph| {
+        let base = graph.image("busybox", 1);
+        let context = graph.context("context");
+        let slow = graph.run("add 1", &[base]);
+        let copied = graph.copy(slow, context, "/a");
+        graph.target(copied);
+    };
+    let start = Instant::now();
+    bench.build(build).await;
+    assert_eq!(start.elapsed().as_secs(), 4);
+    let start = Instant::now();
+    bench.build(build).await;
+    assert_eq!(start.elapsed().as_secs(), 3);
+    assert!(bench.worker.state().begun.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_failure_ends_the_build_and_names_its_step() {
+    let bench = Bench::default();
+    delay_all(&bench, 2, Duration::from_secs(60));
+    bench.worker.state().failing.insert("add 7".to_owned());
+    let source = SourceLocation { file: "Dockerfile".to_owned(), first_line: 4, last_line: 5 };
+    let start = Instant::now();
+    let built = bench
+        .build(|graph| {
+            let base = graph.image("busybox", 1);
+            let slow = graph.run("add 1", &[base]);
+            let meta = VertexMeta {
+                source: Some(source.clone()),
+                stage: Some("build".to_owned()),
+                ..VertexMeta::named("add 7")
+            };
+            let failing = graph.run_with(meta, "add 7", &[base]);
+            let last = graph.run("add 3", &[slow, failing]);
+            graph.target(last);
+        })
+        .await;
+    assert!(start.elapsed().is_zero(), "nobody waited for the other branch");
+    assert_eq!(bench.worker.state().running, 0, "the other branch was cancelled");
+    let error = built.error();
+    assert_eq!(error.vertex().expect("a step").meta.source, Some(source));
+    assert_eq!(error.to_string(), "`add 7` failed");
+    let SolveError::Op { cause, .. } = error else { panic!("{error:?}") };
+    assert_eq!(cause.to_string(), "process `add 7` exited with code 2");
+    assert_eq!(cause.log_tail(), ["no rule"]);
+    let story = built.story();
+    assert!(story.contains(&"add 7: process `add 7` exited with code 2".to_owned()), "{story:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_before_a_failure_is_cached() {
+    let bench = Bench::default();
+    bench.worker.state().failing.insert("add 2".to_owned());
+    let build = |graph: &mut Graph| {
+        let base = graph.image("busybox", 1);
+        let first = graph.run("add 1", &[base]);
+        let second = graph.run("add 2", &[first]);
+        graph.target(second);
+    };
+    bench.build(build).await.error();
+    bench.worker.state().failing.clear();
+    let built = bench.build(build).await;
+    assert_eq!(bench.values(&built), [4]);
+    assert_eq!(bench.executed(), ["add 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_file_fails_the_step_that_copies_it() {
+    let bench = Bench::default();
+    let built = bench
+        .build(|graph| {
+            let base = graph.image("busybox", 1);
+            let context = graph.context("context");
+            let copied = graph.copy(base, context, "/missing");
+            let last = graph.run("add 1", &[copied]);
+            graph.target(last);
+        })
+        .await;
+    let error = built.error();
+    assert_eq!(error.vertex().expect("a step").meta.name, "copy /missing");
+    let cause = std::error::Error::source(error).expect("a cause");
+    assert_eq!(cause.to_string(), "`/missing` not found");
+}
+
+#[tokio::test]
+async fn a_worker_that_panics_fails_the_build() {
+    let bench = Bench::default();
+    bench.worker.state().panicking.insert("busybox".to_owned());
+    let built = bench
+        .build(|graph| {
+            let base = graph.image("busybox", 1);
+            graph.target(base);
+        })
+        .await;
+    let SolveError::Panic { message } = built.error() else { panic!("{:?}", built.error()) };
+    assert_eq!(message, "out of cheese");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_solve_cancels_its_work_and_keeps_what_was_done() {
+    let bench = Bench::default();
+    bench.worker.state().delays.insert("add 2".to_owned(), Duration::from_secs(60));
+    let build = |graph: &mut Graph| {
+        let base = graph.image("busybox", 1);
+        let first = graph.run("add 1", &[base]);
+        let second = graph.run("add 2", &[first]);
+        graph.target(second);
+    };
+    let cut = tokio::time::timeout(Duration::from_secs(1), bench.build(build)).await;
+    assert!(cut.is_err(), "the build hangs in its second step");
+    // Aborted tasks are dropped by the runtime when it next runs.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(bench.worker.state().begun, ["busybox", "add 1", "add 2"]);
+    assert_eq!(bench.worker.state().running, 0);
+    bench.build(build).await;
+    assert_eq!(bench.executed(), ["add 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_builds_of_the_same_run_it_once() {
+    let bench = Bench::default();
+    bench.worker.state().claims = true;
+    delay_all(&bench, 3, Duration::from_secs(1));
+    let (first, second) = tokio::join!(bench.build(fan(3)), bench.build(fan(3)));
+    assert_eq!(bench.values(&first), bench.values(&second));
+    assert_eq!(bench.executed(), ["add 0", "add 1", "add 100", "add 2", "busybox"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_build_goes_on_when_one_is_cancelled() {
+    let bench = Bench::default();
+    bench.worker.state().claims = true;
+    delay_all(&bench, 3, Duration::from_secs(2));
+    let mut graph = Graph::default();
+    fan(3)(&mut graph);
+    let definition = Arc::new(graph.definition);
+    let solver = bench.solver();
+    let cut = solver.solve(Arc::clone(&definition), EventSender::nobody());
+    let cut = async {
+        let cut = tokio::time::timeout(Duration::from_secs(1), cut).await;
+        assert!(cut.is_err(), "the first build hangs in its steps");
+    };
+    let (_, built) = tokio::join!(cut, bench.build(fan(3)));
+    assert_eq!(bench.values(&built), [106]);
+}
