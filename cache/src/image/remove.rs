@@ -93,7 +93,7 @@ impl Images {
             .read(true)
             .open(self.blobs.path(digest))
             .and_then(|file| file.file().set_modified(SystemTime::now()));
-        Ok(touched.is_ok())
+        Ok(touched.is_ok() && self.blobs.contains(digest))
     }
 
     fn reachable_from(
