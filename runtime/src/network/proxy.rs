@@ -162,6 +162,13 @@ impl Shared {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
+    /// Takes note of being woken. This has to come before looking at the queue: the other way
+    /// round, what arrives in between has no wake left.
+    fn quiet(&self) {
+        // Somebody else cannot have read it; were it empty, that would do as well.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
     /// A closed socket leaves the epoll set by itself only when its last copy is closed, and the
     /// container's first process may still hold one.
     fn unwatch(&self, sockets: &ProxySockets) {

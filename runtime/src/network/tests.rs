@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ const ROLE: &str = "STRAKE_TEST_NETWORK_HOST";
 
 /// Nothing here takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A whole test takes no longer, unless it hangs.
+const HANGS: Duration = Duration::from_secs(90);
 
 /// Runs `body` on a host of its own; `test` is the path of the calling test below this module.
 #[track_caller]
@@ -72,7 +74,19 @@ fn on_a_host(test: &str, body: impl FnOnce()) {
             Ok(())
         });
     }
-    let output = command.output().expect("the test runs in namespaces");
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("the test runs in namespaces");
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    let (done, is_done) = channel::<()>();
+    let guard = thread::spawn(move || {
+        // A test that hangs is a test that fails.
+        if is_done.recv_timeout(HANGS).is_err_and(|error| error == RecvTimeoutError::Timeout) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    guard.join().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(

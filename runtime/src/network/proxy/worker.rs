@@ -118,12 +118,18 @@ impl Worker {
                 return;
             }
             self.now = Instant::now();
+            let events = events.iter().map(|event| {
+                let (flags, data) = (event.flags, event.data);
+                (Token::decode(data.u64()), flags)
+            });
+            if events.clone().any(|(token, _)| token == Token::Wake) {
+                self.shared.quiet();
+            }
             if !self.take_queue() {
                 return;
             }
-            for event in &events {
-                let (flags, data) = (event.flags, event.data);
-                self.handle(Token::decode(data.u64()), flags);
+            for (token, flags) in events {
+                self.handle(token, flags);
             }
             self.advance_ready();
             self.expire();
@@ -163,10 +169,8 @@ impl Worker {
 
     fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
         match token {
-            Token::Wake => {
-                // Any value will do, the queue has been looked at.
-                let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
-            }
+            // The queue has been looked at.
+            Token::Wake => {}
             Token::Door { session, door: Door::TcpV4 } => self.accept(session, true),
             Token::Door { session, door: Door::TcpV6 } => self.accept(session, false),
             Token::Door { session, door: Door::UdpV4 } => self.receive(session, true),
