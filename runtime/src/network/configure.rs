@@ -153,7 +153,8 @@ pub(super) fn address(batch: &mut Batch, step: Step, address: IpAddr, flags: u16
     let (family, octets) = family_and_octets(address);
     // `struct ifaddrmsg`: family, prefix length, flags, scope (global), index. Duplicate address
     // detection on `lo` would only delay.
-    let first = [family, (octets.len() * 8) as u8, libc::IFA_F_NODAD as u8, libc::RT_SCOPE_UNIVERSE];
+    let first =
+        [family, (octets.len() * 8) as u8, libc::IFA_F_NODAD as u8, libc::RT_SCOPE_UNIVERSE];
     let header = [first, LOOPBACK_INDEX.to_ne_bytes()].concat();
     let flags = flags | libc::NLM_F_CREATE as u16;
     batch.message(libc::RTM_NEWADDR, flags, step as u32, &header, |batch| {
@@ -225,7 +226,9 @@ mod tests {
     const ZERO: &str = "00000000000000000000000000000000";
 
     fn route_line(destination: &str, length: &str, flags: &str, device: &str) -> String {
-        format!("{destination} {length} {ZERO} 00 {ZERO} 00000400 00000001 00000000 {flags} {device}\n")
+        format!(
+            "{destination} {length} {ZERO} 00 {ZERO} 00000400 00000001 00000000 {flags} {device}\n"
+        )
     }
 
     #[test]

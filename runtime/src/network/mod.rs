@@ -93,9 +93,9 @@ impl NetworkError {
     /// What was attempted, as a verb phrase; small enough to cross a pipe beside [`Self::errno`].
     pub fn step(&self) -> &'static str {
         match self {
-            Self::Setup { step, .. } | Self::KernelLacks { step, .. } | Self::Proxy { step, .. } => {
-                step
-            }
+            Self::Setup { step, .. }
+            | Self::KernelLacks { step, .. }
+            | Self::Proxy { step, .. } => step,
             Self::Sockets { .. } => "receive the sockets",
         }
     }

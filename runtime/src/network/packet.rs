@@ -32,14 +32,19 @@ pub(super) fn datagram(
         (SocketAddr::V4(from), SocketAddr::V4(to)) => {
             let start = udp_start - 20;
             let total = u16::try_from(end - start).ok()?;
-            let header = ipv4_header(from.ip().octets(), to.ip().octets(), libc::IPPROTO_UDP as u8, total);
+            let header =
+                ipv4_header(from.ip().octets(), to.ip().octets(), libc::IPPROTO_UDP as u8, total);
             buffer[start..udp_start].copy_from_slice(&header);
             Some(start)
         }
         (SocketAddr::V6(from), SocketAddr::V6(to)) => {
             let start = udp_start - 40;
-            let header =
-                ipv6_header(from.ip().octets(), to.ip().octets(), libc::IPPROTO_UDP as u8, udp_length);
+            let header = ipv6_header(
+                from.ip().octets(),
+                to.ip().octets(),
+                libc::IPPROTO_UDP as u8,
+                udp_length,
+            );
             let sum = transport_checksum(&header, &buffer[udp_start..end]);
             buffer[udp_start + 6..udp_start + 8].copy_from_slice(&sum.to_be_bytes());
             buffer[start..udp_start].copy_from_slice(&header);
@@ -69,8 +74,7 @@ fn port_unreachable_v4(from: SocketAddrV4, to: SocketAddrV4, quoted: &[u8]) -> V
     let sum = fold(sum(&message));
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let total = (20 + message.len()) as u16;
-    let header =
-        ipv4_header(to.ip().octets(), from.ip().octets(), libc::IPPROTO_ICMP as u8, total);
+    let header = ipv4_header(to.ip().octets(), from.ip().octets(), libc::IPPROTO_ICMP as u8, total);
     [&header, &message[..]].concat()
 }
 
@@ -78,8 +82,7 @@ fn port_unreachable_v6(from: SocketAddrV6, to: SocketAddrV6, quoted: &[u8]) -> V
     // Type 1 (destination unreachable), code 4 (port), checksum, unused (RFC 4443 section 3.1).
     let mut message = [&[1, 4, 0, 0, 0, 0, 0, 0], quoted].concat();
     let protocol = libc::IPPROTO_ICMPV6 as u8;
-    let header =
-        ipv6_header(to.ip().octets(), from.ip().octets(), protocol, message.len() as u16);
+    let header = ipv6_header(to.ip().octets(), from.ip().octets(), protocol, message.len() as u16);
     let sum = transport_checksum(&header, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     [&header, &message[..]].concat()
@@ -154,7 +157,9 @@ mod tests {
         let whole = sum(&header[8..40]) + 17 + 11 + sum(&buffer[40..]);
         assert_eq!(fold(whole), 0);
 
-        let packet = port_unreachable("10.0.2.100:9".parse().unwrap(), "192.0.2.1:5".parse().unwrap()).unwrap();
+        let packet =
+            port_unreachable("10.0.2.100:9".parse().unwrap(), "192.0.2.1:5".parse().unwrap())
+                .unwrap();
         assert_eq!(fold(sum(&packet[20..])), 0);
         assert_eq!(packet.len(), 20 + 8 + 28);
     }

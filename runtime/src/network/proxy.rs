@@ -100,9 +100,7 @@ impl Proxy {
         for (door, descriptor) in doors(&sockets) {
             let token = Token::Door { session: id, door };
             let flags = epoll::EventFlags::IN;
-            if let Err(error) =
-                epoll::add(&self.shared.epoll, descriptor, token.data(), flags)
-            {
+            if let Err(error) = epoll::add(&self.shared.epoll, descriptor, token.data(), flags) {
                 tracing::error!(%error, "a container's network cannot be watched, it will not work");
             }
         }

@@ -47,6 +47,11 @@ fn on_a_host(test: &str, body: impl FnOnce()) {
         configure::address(&mut batch, Step::Address, HOST_V4.into(), libc::NLM_F_ACK as u16);
         let refused = batch.exchange(netlink::open(None).unwrap()).unwrap();
         assert!(refused.is_empty(), "{refused:?}");
+        // The kernel adds the local route of an IPv6 address from a work queue.
+        let listener = TcpListener::bind((HOST_V6, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        eventually("the host reaches itself", || TcpStream::connect(address).is_ok());
+        drop(listener);
         return body();
     }
     let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
@@ -62,7 +67,9 @@ fn on_a_host(test: &str, body: impl FnOnce()) {
     // and allocates nothing.
     unsafe {
         command.pre_exec(move || {
-            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+            unshare(
+                CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS,
+            )?;
             for (path, text) in &maps {
                 let file = rustix::fs::open(
                     *path,

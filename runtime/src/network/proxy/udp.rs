@@ -5,8 +5,12 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg,
+};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with,
+};
 
 use super::SessionId;
 use crate::network::packet::{self, HEADROOM};
@@ -145,14 +149,11 @@ pub(super) fn receive(
         }
     }
     let client = received.address.and_then(|address| {
-        address
-            .as_sockaddr_in()
-            .map(|address| SocketAddr::V4((*address).into()))
-            .or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6(plain((*address).into()))))
+        address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into())).or_else(|| {
+            address.as_sockaddr_in6().map(|address| SocketAddr::V6(plain((*address).into())))
+        })
     });
-    Ok(client
-        .zip(original)
-        .map(|(client, original)| (FlowId { client, original }, received.bytes)))
+    Ok(client.zip(original).map(|(client, original)| (FlowId { client, original }, received.bytes)))
 }
 
 /// Flow labels and scopes of the container's namespace mean nothing outside.

@@ -345,8 +345,10 @@ impl Worker {
                 Ok(key) => key,
                 Err(error) => {
                     tracing::debug!(%error, to = %id.original, "a container's datagram is refused");
-                    if let Some(family) =
-                        self.sessions.get(&session).and_then(|served| served.family(id.client.is_ipv4()))
+                    if let Some(family) = self
+                        .sessions
+                        .get(&session)
+                        .and_then(|served| served.family(id.client.is_ipv4()))
                     {
                         udp::refuse(id, &family.raw);
                     }
@@ -452,14 +454,8 @@ impl Worker {
 }
 
 /// Asks epoll for connections, or for none.
-fn watch_listeners(
-    shared: &Shared,
-    session: SessionId,
-    served: &Served,
-    flags: epoll::EventFlags,
-) {
-    for (door, family) in
-        [(Door::TcpV4, served.family(true)), (Door::TcpV6, served.family(false))]
+fn watch_listeners(shared: &Shared, session: SessionId, served: &Served, flags: epoll::EventFlags) {
+    for (door, family) in [(Door::TcpV4, served.family(true)), (Door::TcpV6, served.family(false))]
     {
         if let Some(family) = family {
             let token = Token::Door { session, door };

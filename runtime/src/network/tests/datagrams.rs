@@ -4,9 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 
-use super::{
-    HOST_V4, HOST_V6, PATIENCE, connect, echo, exchange, in_container, on_a_host, server,
-};
+use super::{HOST_V4, HOST_V6, PATIENCE, connect, echo, exchange, in_container, on_a_host, server};
 use crate::network::RESOLVER_V4;
 
 /// Echoes datagrams, with the address it saw them come from in front.

@@ -41,14 +41,20 @@ fn in_new_namespaces(count: usize, work: fn()) -> Vec<Duration> {
 #[ignore = "prints numbers, asserts nothing"]
 fn measure_configure() {
     on_a_host("measure::measure_configure", || {
-        report("loopback only", in_new_namespaces(100, || {
-            configure(NetnsMode::LoopbackOnly).unwrap();
-        }));
+        report(
+            "loopback only",
+            in_new_namespaces(100, || {
+                configure(NetnsMode::LoopbackOnly).unwrap();
+            }),
+        );
         report("proxied, IPv4", in_new_namespaces(100, || drop(proxied(false).unwrap())));
         report("proxied, both", in_new_namespaces(100, || drop(proxied(true).unwrap())));
-        report("look for an IPv6 route", in_new_namespaces(100, || {
-            parent_has_ipv6_route();
-        }));
+        report(
+            "look for an IPv6 route",
+            in_new_namespaces(100, || {
+                parent_has_ipv6_route();
+            }),
+        );
         let unshared: Vec<_> = (0..100)
             .map(|_| {
                 let unshared =

@@ -73,9 +73,10 @@ fn without_ipv6_outside_there_is_none_inside() {
 fn the_source_address_is_the_containers() {
     on_a_host("namespace::the_source_address_is_the_containers", || {
         in_container(|| {
-            for (address, expected) in
-                [("203.0.113.7:9", IpAddr::from(CONTAINER_V4)), ("[2001:db8::7]:9", CONTAINER_V6.into())]
-            {
+            for (address, expected) in [
+                ("203.0.113.7:9", IpAddr::from(CONTAINER_V4)),
+                ("[2001:db8::7]:9", CONTAINER_V6.into()),
+            ] {
                 let any = if expected.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).unwrap();
                 socket.connect(address).unwrap();
@@ -128,8 +129,7 @@ fn the_sockets_survive_as_plain_descriptors() {
             });
             let descriptors: Vec<OwnedFd> = sockets.join().unwrap().into();
             assert_eq!(descriptors.len(), count);
-            let mut some: Vec<OwnedFd> =
-                Vec::from(ProxySockets::try_from(descriptors).unwrap());
+            let mut some: Vec<OwnedFd> = Vec::from(ProxySockets::try_from(descriptors).unwrap());
             some.pop();
             let error = ProxySockets::try_from(some).unwrap_err().to_string();
             assert!(error.ends_with(&format!("received {}", count - 1)), "{error}");

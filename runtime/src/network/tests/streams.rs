@@ -80,9 +80,10 @@ fn the_end_of_one_direction_leaves_the_other_open() {
             drop(stream);
             let mut report = String::new();
             super::eventually("the server reports", || {
-                let mut stream = connect((HOST_V4, 7777).into());
                 report.clear();
-                stream.read_to_string(&mut report).is_ok() && report == "seen"
+                TcpStream::connect((HOST_V4, 7777))
+                    .and_then(|stream| patient(stream).read_to_string(&mut report))
+                    .is_ok_and(|_| report == "seen")
             });
         });
     });
