@@ -1,0 +1,10 @@
+//! Tests of the whole program, and of the workspace it is made of.
+//!
+//! [`sealed`] gives each test a store, a home and an environment of its own, as root or as an
+//! ordinary user; [`oci`] reads images back without any of our own code. What a test expects stands
+//! in `testdata` where it is data.
+
+mod architecture;
+mod cases;
+mod oci;
+mod sealed;
