@@ -80,15 +80,15 @@ impl Identity {
         };
         Ok(match (uids.as_slice(), gids.as_slice()) {
             (uids, gids) if all(uids) && all(gids) => Identity::Root,
-            ([uid @ IdRange { inside: 0, count: 1, .. }], [gid @ IdRange { inside: 0, count: 1, .. }]) => {
-                Identity::Single {
-                    uid: uid.outside,
-                    gid: gid.outside,
-                    reason: reason.unwrap_or_else(|| {
-                        "the user namespace around it has no other ids".to_owned()
-                    }),
-                }
-            }
+            (
+                [uid @ IdRange { inside: 0, count: 1, .. }],
+                [gid @ IdRange { inside: 0, count: 1, .. }],
+            ) => Identity::Single {
+                uid: uid.outside,
+                gid: gid.outside,
+                reason: reason
+                    .unwrap_or_else(|| "the user namespace around it has no other ids".to_owned()),
+            },
             _ => Identity::Ranges { uids, gids },
         })
     }
@@ -108,8 +108,7 @@ static ISOLATION: Mutex<Option<Isolation>> = Mutex::new(None);
 ///
 /// Must be called before any thread starts. A second call returns what the first one did.
 pub fn isolate() -> Result<Isolation, RuntimeError> {
-    let mut isolation =
-        ISOLATION.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut isolation = ISOLATION.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(isolation) = &*isolation {
         return Ok(isolation.clone());
     }
@@ -168,10 +167,7 @@ fn is_denial(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
 }
 
-fn failed(
-    namespace: &'static str,
-    hint: Option<String>,
-) -> impl FnOnce(io::Error) -> RuntimeError {
+fn failed(namespace: &'static str, hint: Option<String>) -> impl FnOnce(io::Error) -> RuntimeError {
     move |source| RuntimeError::Isolate { namespace, hint, source }
 }
 

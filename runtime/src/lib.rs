@@ -43,4 +43,6 @@ pub use mount::{MountGuard, mount};
 pub use pty::{Pty, WindowSize};
 pub use request::{ContainerIo, ContainerRequest, InjectedFile, NetworkMode, Stdin};
 pub use spawner::Spawner;
-pub use spec::{INSECURE_CAPABILITIES, SUBPATH_OPTION, SCRATCH_OPTION, default_spec, insecure_spec};
+pub use spec::{
+    INSECURE_CAPABILITIES, SCRATCH_OPTION, SUBPATH_OPTION, default_spec, insecure_spec,
+};

@@ -56,8 +56,7 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<MountGuard, RuntimeError
         let mut trees: Vec<Option<OwnedFd>> = trees.into_iter().map(Some).collect();
         let spot = place_path.to_str().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         let workspace = Workspace { spot, scratch: None };
-        let tree =
-            plan.build(&mut trees, &workspace).map_err(|error| failed(error.into_io()))?;
+        let tree = plan.build(&mut trees, &workspace).map_err(|error| failed(error.into_io()))?;
         attach(&tree, &place).map_err(failed)?;
         guard.targets.push(place_path);
     }
@@ -69,10 +68,9 @@ impl Drop for MountGuard {
         for target in self.targets.drain(..).rev() {
             // The namespace goes away with the process anyway; a mount that is gone already, or
             // a target that was removed, leaves nothing to do.
-            if let Err(error) = rustix::mount::unmount(
-                &target,
-                UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-            ) {
+            if let Err(error) =
+                rustix::mount::unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            {
                 tracing::debug!(target = %target.display(), %error, "cannot unmount");
             }
         }
@@ -121,10 +119,7 @@ pub(crate) struct BuildError {
 
 impl MountPlan {
     /// Checks `mount` and opens its source, which is added to `trees` if it is a bind.
-    pub(crate) fn new(
-        mount: &Mount,
-        trees: &mut Vec<OwnedFd>,
-    ) -> Result<MountPlan, RuntimeError> {
+    pub(crate) fn new(mount: &Mount, trees: &mut Vec<OwnedFd>) -> Result<MountPlan, RuntimeError> {
         let destination = mount.destination();
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
@@ -152,7 +147,9 @@ impl MountPlan {
             }
             Some("bind" | "rbind" | "none") | None => {
                 let path = mount.source().as_deref().ok_or_else(|| {
-                    RuntimeError::InvalidRequest(format!("the bind mount on {target} has no source"))
+                    RuntimeError::InvalidRequest(format!(
+                        "the bind mount on {target} has no source"
+                    ))
                 })?;
                 options.recursive |= mount.typ().as_deref() == Some("rbind");
                 bind(path, &mut options, destination, trees)?

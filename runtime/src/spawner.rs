@@ -162,8 +162,8 @@ impl Spawner {
         match received.message {
             Report::Ready { proxied: false } => Ok(None),
             Report::Ready { proxied: true } => {
-                let sockets = ProxySockets::try_from(received.descriptors)
-                    .map_err(RuntimeError::Network)?;
+                let sockets =
+                    ProxySockets::try_from(received.descriptors).map_err(RuntimeError::Network)?;
                 Ok(Some(self.proxy()?.serve(sockets)))
             }
             Report::Failed(failure) => Err(failure.into()),
@@ -242,12 +242,10 @@ impl Streams {
         let failed =
             |source: io::Error| RuntimeError::Control { attempt: "open the streams of", source };
         let input = |stdin| match stdin {
-            Stdin::Null => rustix::fs::open(
-                "/dev/null",
-                OFlags::RDONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .map_err(io::Error::from),
+            Stdin::Null => {
+                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(io::Error::from)
+            }
             Stdin::Inherit => io::stdin().as_fd().try_clone_to_owned(),
         };
         match io {

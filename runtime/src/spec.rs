@@ -20,7 +20,8 @@ pub const SCRATCH_OPTION: &str = "strake.scratch";
 pub const INSECURE_CAPABILITIES: &[Capability] = &capabilities::ALL;
 
 /// The search path of a process whose environment names none.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Hidden from a container: they tell about, or act on, the whole machine.
 pub(crate) const MASKED_PATHS: [&str; 11] = [

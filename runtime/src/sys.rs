@@ -34,9 +34,7 @@ pub(crate) enum Cloned {
 pub(crate) unsafe fn clone_process(namespaces: libc::c_int) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let mut arguments = libc::clone_args {
-        flags: (namespaces as u64 & 0xffff_ffff)
-            | libc::CLONE_PIDFD as u64
-            | CLONE_CLEAR_SIGHAND,
+        flags: (namespaces as u64 & 0xffff_ffff) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
         // SAFETY: all fields of this plain C structure may be zero.
@@ -128,8 +126,7 @@ pub(crate) fn mount_setattr(mount: impl AsFd, attributes: MountAttributes) -> io
         propagation: attributes.propagation,
         userns_fd: 0,
     };
-    let flags =
-        libc::AT_EMPTY_PATH | if attributes.recursive { libc::AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH | if attributes.recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor itself; the structure outlives
     // the call and its size is given.
     check(unsafe {
@@ -228,9 +225,7 @@ pub(crate) fn load_seccomp_filter(instructions: &[libc::sock_filter]) -> io::Res
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the structure outlives the call; pid 0 is this process; no old value is asked for.
-    check(
-        unsafe { libc::prlimit(0, resource as _, &raw const limit, ptr::null_mut()) }.into(),
-    )?;
+    check(unsafe { libc::prlimit(0, resource as _, &raw const limit, ptr::null_mut()) }.into())?;
     Ok(())
 }
 

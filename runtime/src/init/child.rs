@@ -104,8 +104,7 @@ fn become_program(
         fixtures.hide(&root.fd, &plan.masked, &plan.read_only)?;
     }
     if plan.read_only_root {
-        let attributes =
-            MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+        let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
         sys::mount_setattr(&root.fd, attributes).map_err(failure(Stage::Rootfs, None))?;
     }
     let terminal = plan
@@ -161,9 +160,7 @@ fn mount_root(plan: &Plan, trees: &mut [Option<OwnedFd>]) -> Result<Root, Failur
                 .map_err(failure(Stage::Rootfs, Some(&mount.target)))?,
         }
     }
-    root.ok_or_else(|| {
-        failure(Stage::Rootfs, None)(io::Error::from_raw_os_error(libc::EINVAL))
-    })
+    root.ok_or_else(|| failure(Stage::Rootfs, None)(io::Error::from_raw_os_error(libc::EINVAL)))
 }
 
 const WORKSPACE: Workspace<'static> =
@@ -189,8 +186,7 @@ fn perform(
         // Part of the /dev that was moved.
         ("/dev/pts", "devpts") | ("/dev/mqueue", "mqueue") => return Ok(()),
         ("/dev/shm", "tmpfs") => {
-            return resize_shm(fixtures, options)
-                .map_err(failure(Stage::Mount, Some("/dev/shm")));
+            return resize_shm(fixtures, options).map_err(failure(Stage::Mount, Some("/dev/shm")));
         }
         _ => None,
     };
@@ -219,10 +215,7 @@ fn attach_target(tree: &OwnedFd, target: &str, root: &mut Root) -> io::Result<()
     attach(tree, place)
 }
 
-fn resize_shm(
-    fixtures: &Fixtures,
-    options: &[(String, Option<String>)],
-) -> Result<(), BuildError> {
+fn resize_shm(fixtures: &Fixtures, options: &[(String, Option<String>)]) -> Result<(), BuildError> {
     let size = options.iter().find(|(key, _)| key == "size").and_then(|(_, size)| size.as_deref());
     match size {
         None | Some(devices::SHM_SIZE) => Ok(()),
@@ -240,9 +233,9 @@ fn resize_shm(
 }
 
 fn wants_writable_sys(mounts: &[MountPlan]) -> bool {
-    mounts.iter().any(|mount| {
-        mount.target == "/sys" && mount.attributes.set & libc::MOUNT_ATTR_RDONLY == 0
-    })
+    mounts
+        .iter()
+        .any(|mount| mount.target == "/sys" && mount.attributes.set & libc::MOUNT_ATTR_RDONLY == 0)
 }
 
 /// Writes a file that was handed over in memory and mounts it.

@@ -93,14 +93,13 @@ fn directory(dev: &OwnedFd, name: &str) -> Result<OwnedFd, BuildError> {
 
 /// Shows the host's device in ours. Whatever the host calls so must be that very device: on a
 /// machine where something has replaced /dev/null by a file, the container would write there.
-fn bind_host_device(
-    dev: &OwnedFd,
-    name: &str,
-    major: u32,
-    minor: u32,
-) -> Result<(), BuildError> {
-    let host =
-        rustix::fs::openat(CWD, format!("/dev/{name}"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+fn bind_host_device(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> Result<(), BuildError> {
+    let host = rustix::fs::openat(
+        CWD,
+        format!("/dev/{name}"),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let status = rustix::fs::statat(&host, c"", AtFlags::EMPTY_PATH)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::CharacterDevice
         || status.st_rdev != rustix::fs::makedev(major, minor)

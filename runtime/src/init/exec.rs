@@ -34,9 +34,9 @@ pub(super) fn execute(plan: &Plan) -> Result<Never, Failure> {
     let arguments = strings(&plan.arguments).map_err(nul)?;
     // A word without "=" is no variable; were it passed on, programs that look such names up
     // elsewhere might find them.
-    let environment = strings(plan.environment.iter().filter(|variable| {
-        variable.find('=').is_some_and(|at| at > 0)
-    }))
+    let environment = strings(
+        plan.environment.iter().filter(|variable| variable.find('=').is_some_and(|at| at > 0)),
+    )
     .map_err(nul)?;
     let error = sys::execute(None, &path, &pointers(&arguments), &pointers(&environment));
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -93,7 +93,10 @@ fn reason(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     let text = text.rsplit_once(" (os error").map_or(text.as_str(), |(text, _)| text);
     let mut characters = text.chars();
-    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+    characters
+        .next()
+        .map(|first| first.to_lowercase().chain(characters).collect())
+        .unwrap_or_default()
 }
 
 fn failed(name: &str, message: String, errno: i32) -> Failure {
@@ -131,9 +134,15 @@ mod tests {
         );
         assert_eq!(
             message("/no/such", &[]),
-            ("exec: \"/no/such\": stat /no/such: no such file or directory".to_owned(), libc::ENOENT)
+            (
+                "exec: \"/no/such\": stat /no/such: no such file or directory".to_owned(),
+                libc::ENOENT
+            )
         );
-        assert_eq!(message("/etc", &[]), ("exec: \"/etc\": is a directory".to_owned(), libc::EISDIR));
+        assert_eq!(
+            message("/etc", &[]),
+            ("exec: \"/etc\": is a directory".to_owned(), libc::EISDIR)
+        );
         assert_eq!(
             message("/etc/passwd", &[]),
             ("exec: \"/etc/passwd\": permission denied".to_owned(), libc::EACCES)

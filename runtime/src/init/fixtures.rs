@@ -22,13 +22,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
+use super::child::failure;
 use super::devices::mount_dev;
 use super::handshake::Failure;
-use super::child::failure;
 use crate::error::Stage;
-use crate::mount::{
-    BuildError, attach, clone_tree, is_directory, new_filesystem, open_path,
-};
+use crate::mount::{BuildError, attach, clone_tree, is_directory, new_filesystem, open_path};
 use crate::spec::{MASKED_PATHS, READ_ONLY_PATHS};
 use crate::sys::{self, MountAttributes};
 
@@ -73,8 +71,7 @@ impl Fixtures {
         attach_at(&nothing, SPOT).map_err(failure(Stage::Mask, None))?;
         let fixtures = Fixtures { staging, dev, nothing, notes };
         fixtures.hide(&fixtures.staging, &MASKED_PATHS, &READ_ONLY_PATHS)?;
-        rustix::mount::unmount(SPOT, UnmountFlags::DETACH)
-            .map_err(failure(Stage::Mask, None))?;
+        rustix::mount::unmount(SPOT, UnmountFlags::DETACH).map_err(failure(Stage::Mask, None))?;
         Ok(fixtures)
     }
 
@@ -174,8 +171,11 @@ fn new_proc(notes: &mut Vec<String>) -> Result<OwnedFd, BuildError> {
                     .to_owned(),
             );
             let tree = clone_tree(open_path("/proc")?, true)?;
-            let attributes =
-                MountAttributes { propagation: libc::MS_PRIVATE, recursive: true, ..Default::default() };
+            let attributes = MountAttributes {
+                propagation: libc::MS_PRIVATE,
+                recursive: true,
+                ..Default::default()
+            };
             sys::mount_setattr(&tree, attributes)?;
             Ok(tree)
         }

@@ -46,10 +46,8 @@ impl Helper {
 
     fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
         loop {
-            let mut ready = [
-                PollFd::new(socket, PollFlags::IN),
-                PollFd::new(&self.children, PollFlags::IN),
-            ];
+            let mut ready =
+                [PollFd::new(socket, PollFlags::IN), PollFd::new(&self.children, PollFlags::IN)];
             match poll(&mut ready, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,

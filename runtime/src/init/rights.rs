@@ -25,8 +25,7 @@ pub(super) fn drop_to(plan: &Plan, filter: &[u8]) -> Result<(), Failure> {
         adjust_oom_score(adjustment);
     }
     set_groups(plan).map_err(failure(Stage::User, None))?;
-    drop_bounding_set(plan.capabilities.bounding)
-        .map_err(failure(Stage::Capabilities, None))?;
+    drop_bounding_set(plan.capabilities.bounding).map_err(failure(Stage::Capabilities, None))?;
     // As root, so that a working directory only root may enter works as in Docker; if even root
     // may not (a file system of another machine), then as the user.
     let entered = enter(&plan.directory);
@@ -40,8 +39,7 @@ pub(super) fn drop_to(plan: &Plan, filter: &[u8]) -> Result<(), Failure> {
         if error.raw_os_error() != Some(libc::EACCES) {
             return Err(failure(Stage::WorkingDirectory, Some(&plan.directory))(error));
         }
-        enter(&plan.directory)
-            .map_err(failure(Stage::WorkingDirectory, Some(&plan.directory)))?;
+        enter(&plan.directory).map_err(failure(Stage::WorkingDirectory, Some(&plan.directory)))?;
     }
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(failure(Stage::Capabilities, None))?;
@@ -55,11 +53,10 @@ pub(super) fn drop_to(plan: &Plan, filter: &[u8]) -> Result<(), Failure> {
 fn set_rlimits(plan: &Plan) -> Result<(), Failure> {
     for (resource, soft, hard) in &plan.rlimits {
         let result = match sys::set_rlimit(*resource, *soft, *hard) {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                sys::rlimit(*resource).and_then(|(_, most)| {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => sys::rlimit(*resource)
+                .and_then(|(_, most)| {
                     sys::set_rlimit(*resource, *soft.min(&most), *hard.min(&most))
-                })
-            }
+                }),
             result => result,
         };
         result.map_err(failure(Stage::Rlimit, None))?;
@@ -77,7 +74,8 @@ fn set_groups(plan: &Plan) -> io::Result<()> {
     match rustix::thread::set_thread_groups(&groups) {
         // A user namespace with a single group may not change the list; there is no other group
         // that it could grant.
-        Err(rustix::io::Errno::PERM) if groups.is_empty() || groups == [Gid::from_raw(plan.gid)] => {}
+        Err(rustix::io::Errno::PERM)
+            if groups.is_empty() || groups == [Gid::from_raw(plan.gid)] => {}
         result => result?,
     }
     let gid = Gid::from_raw(plan.gid);
@@ -91,7 +89,8 @@ fn drop_bounding_set(keep: u64) -> io::Result<()> {
             continue;
         }
         // SAFETY: PR_CAPBSET_DROP takes one number and touches no memory.
-        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
+        let result =
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
         if result < 0 {
             let error = io::Error::last_os_error();
             // The kernel knows no capability of this number, nor a higher one.
@@ -124,8 +123,7 @@ fn instructions(bytes: &[u8]) -> Vec<libc::sock_filter> {
 fn set_user(plan: &Plan) -> Result<(), Failure> {
     let masks = plan.capabilities;
     if plan.uid != 0 && masks.permitted != 0 {
-        rustix::thread::set_keep_capabilities(true)
-            .map_err(failure(Stage::Capabilities, None))?;
+        rustix::thread::set_keep_capabilities(true).map_err(failure(Stage::Capabilities, None))?;
     }
     let uid = Uid::from_raw(plan.uid);
     rustix::thread::set_thread_res_uid(Some(uid), Some(uid), Some(uid))

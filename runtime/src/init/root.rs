@@ -64,8 +64,7 @@ impl Root {
             walked.push('/');
             walked.push_str(name);
             let last = index + 1 == components.len();
-            let flags =
-                if last { OFlags::PATH } else { OFlags::RDONLY | OFlags::DIRECTORY };
+            let flags = if last { OFlags::PATH } else { OFlags::RDONLY | OFlags::DIRECTORY };
             match sys::open_in_root(&self.fd, walked.as_str(), flags) {
                 Ok(next) => {
                     parent = next;
@@ -75,9 +74,8 @@ impl Root {
                 Err(_) => {}
             }
             if let Ok(link) = rustix::fs::readlinkat(&parent, *name, Vec::new()) {
-                let link = link
-                    .into_string()
-                    .map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))?;
+                let link =
+                    link.into_string().map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))?;
                 let rest = components[index + 1..].join("/");
                 let start = if link.starts_with('/') { "" } else { before.as_str() };
                 return Ok(Some(format!("{start}/{link}/{rest}").trim_end_matches('/').to_owned()));

@@ -35,8 +35,7 @@ impl Mapper {
         let (going, go) = pipe_with(PipeFlags::CLOEXEC)?;
         let (answer, answering) = pipe_with(PipeFlags::CLOEXEC)?;
         let file = |fd, name: &str| fs_err::File::from_parts(std::fs::File::from(fd), name);
-        let outer =
-            (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let outer = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let parent = rustix::process::getpid().as_raw_nonzero().get();
         // SAFETY: `isolate` has made sure that there is one thread, so the child may do anything.
         match unsafe { libc::fork() } {
@@ -145,7 +144,12 @@ fn write_map(path: &str, text: &str) -> io::Result<()> {
     })
 }
 
-fn run_map_program(program: &Path, pid: i32, own: u32, ranges: &[(u32, u32)]) -> Result<(), String> {
+fn run_map_program(
+    program: &Path,
+    pid: i32,
+    own: u32,
+    ranges: &[(u32, u32)],
+) -> Result<(), String> {
     let mut command = Command::new(program);
     command.arg(pid.to_string()).args(["0", &own.to_string(), "1"]);
     let mut inside = 1u32;

@@ -32,7 +32,10 @@ pub(crate) struct Overlay {
 enum Writable {
     Nowhere,
     /// Into a directory, through a work directory beside it.
-    Directory { upper: String, work: String },
+    Directory {
+        upper: String,
+        work: String,
+    },
     /// Into memory, and away with the container.
     Scratch,
 }
@@ -137,8 +140,7 @@ impl Overlay {
                 data.push_str(&value.replace('\\', "\\\\").replace(',', "\\,"));
             }
         }
-        let data = CString::new(data)
-            .map_err(|_| BuildError { errno: libc::EINVAL, log: None })?;
+        let data = CString::new(data).map_err(|_| BuildError { errno: libc::EINVAL, log: None })?;
         rustix::mount::mount(
             "overlay",
             workspace.spot,

@@ -45,9 +45,8 @@ impl Helper {
         };
         // SAFETY: `become_helper` only makes system calls; `start` and what it points to outlive
         // the child's use of our memory, which ends with its exec or exit.
-        let pid =
-            unsafe { sys::spawn_borrowing(become_helper, (&raw mut start).cast::<c_void>()) }
-                .map_err(failed("clone"))?;
+        let pid = unsafe { sys::spawn_borrowing(become_helper, (&raw mut start).cast::<c_void>()) }
+            .map_err(failed("clone"))?;
         let helper = Helper { pid, socket: Some(ours) };
         match start.error {
             0 => Ok(helper),
@@ -113,8 +112,7 @@ fn read_only_self() -> io::Result<OwnedFd> {
         "/proc/self/exe",
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     );
-    let read_only =
-        MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+    let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
     match tree {
         Ok(tree) if sys::mount_setattr(&tree, read_only).is_ok() => Ok(tree),
         // Not allowed, or the file has been deleted since: a copy.
@@ -123,11 +121,10 @@ fn read_only_self() -> io::Result<OwnedFd> {
 }
 
 fn sealed_copy_of_self() -> io::Result<OwnedFd> {
-    let program = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let copy = rustix::fs::memfd_create(
-        ARGUMENT_ZERO,
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
+    let program =
+        rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let copy =
+        rustix::fs::memfd_create(ARGUMENT_ZERO, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     while rustix::fs::sendfile(&copy, &program, None, 1 << 30)? > 0 {}
     rustix::fs::fcntl_add_seals(
         &copy,

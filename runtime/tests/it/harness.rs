@@ -43,12 +43,15 @@ impl Role {
 pub(crate) fn main(lists: &[&[Case]]) -> ExitCode {
     let cases = || {
         lists.iter().flat_map(|cases| cases.iter()).flat_map(|case| {
-            case.roles.iter().map(move |role| (format!("{}::{}", role.name(), case.name), case, *role))
+            case.roles
+                .iter()
+                .map(move |role| (format!("{}::{}", role.name(), case.name), case, *role))
         })
     };
     if let Ok(wanted) = std::env::var(CASE) {
-        let (_, case, role) =
-            cases().find(|(name, ..)| *name == wanted).expect("the parent has taken it from the list");
+        let (_, case, role) = cases()
+            .find(|(name, ..)| *name == wanted)
+            .expect("the parent has taken it from the list");
         (case.run)(role);
         return ExitCode::SUCCESS;
     }
@@ -98,10 +101,8 @@ fn run_in_process(name: &str, role: Role) -> bool {
             command.pre_exec(move || {
                 replace_id_files(&files)?;
                 rustix::thread::set_thread_groups(&[])?;
-                let (uid, gid) = (
-                    rustix::process::Uid::from_raw(1000),
-                    rustix::process::Gid::from_raw(1000),
-                );
+                let (uid, gid) =
+                    (rustix::process::Uid::from_raw(1000), rustix::process::Gid::from_raw(1000));
                 rustix::thread::set_thread_res_gid(gid, gid, gid)?;
                 rustix::thread::set_thread_res_uid(uid, uid, uid)?;
                 Ok(())
