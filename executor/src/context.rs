@@ -1,4 +1,4 @@
-//! Build contexts: directories of the user.
+//! Build contexts that do not come as directories.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cache::Store;
 
 use crate::ExecutorError;
+use crate::copy::{FileOperation, archive};
 
 /// A directory that stands for a context that came as an archive; removed when dropped.
 #[derive(Debug)]
@@ -23,17 +24,89 @@ impl UnpackedContext {
 
 impl Drop for UnpackedContext {
     fn drop(&mut self) {
-        let _ = self.store.trash(&self.root);
+        if let Err(error) = self.store.trash(&self.root) {
+            tracing::warn!(%error, "a temporary context stays behind");
+        }
     }
 }
 
+/// Whether something that begins so (its first 512 bytes, or all of it) is an archive rather than
+/// the text of a Dockerfile.
+pub fn is_archive(start: &[u8]) -> bool {
+    archive::looks_like_archive(start)
+}
+
 /// Unpacks a context that is a tar archive, plain or compressed (gzip, bzip2, xz, zstd), into a
-/// directory of the store.
+/// directory of the store. Owners are not kept: those of a context do not count.
 ///
 /// # Errors
 ///
 /// [`ExecutorError::Archive`] if it is broken or wants out of its directory.
-pub fn from_tar(reader: impl Read + Send, store: &Store) -> Result<UnpackedContext, ExecutorError> {
-    let _ = (reader, store);
-    todo!()
+pub fn from_tar(
+    reader: impl Read + Send + 'static,
+    store: &Store,
+) -> Result<UnpackedContext, ExecutorError> {
+    let context = new_directory(store)?;
+    let operation = FileOperation::plain(context.path())?;
+    let archive = archive::from_stream(reader, "the build context")?;
+    operation.unpack(archive, "the build context", Some((0, 0)))?;
+    Ok(context)
+}
+
+/// A new directory of the store for a context that comes from elsewhere.
+pub fn new_directory(store: &Store) -> Result<UnpackedContext, ExecutorError> {
+    let base = store.contexts_dir().join("unpacked");
+    fs_err::create_dir_all(&base).map_err(ExecutorError::file("make the directory", &base))?;
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("{}-", std::process::id()))
+        .tempdir_in(&base)
+        .map_err(ExecutorError::file("make a directory in", &base))?;
+    Ok(UnpackedContext { root: dir.keep(), store: store.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(1234);
+            builder.append_data(&mut header, name, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_context_comes_out_of_an_archive_and_goes_away() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let tar = archive(&[("Dockerfile", b"FROM scratch"), ("src/a", b"a")]);
+        assert!(is_archive(&tar) && !is_archive(b"FROM scratch\n"));
+        let mut bz2 = Vec::new();
+        bzip2::read::BzEncoder::new(&tar[..], bzip2::Compression::fast())
+            .read_to_end(&mut bz2)
+            .unwrap();
+        assert!(is_archive(&bz2));
+        for bytes in [tar, bz2] {
+            let context = from_tar(std::io::Cursor::new(bytes), &store).unwrap();
+            let path = context.path().to_owned();
+            assert_eq!(fs_err::read_to_string(path.join("src/a")).unwrap(), "a");
+            drop(context);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_truncated_archive_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let tar = archive(&[("a", &[7; 2000])]);
+        let cut = std::io::Cursor::new(tar[..1000].to_vec());
+        let error = from_tar(cut, &store).unwrap_err();
+        assert!(matches!(error, ExecutorError::Archive { .. }), "{error}");
+    }
 }

@@ -16,9 +16,9 @@ mod chmod;
 mod file;
 mod target;
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cache::snapshot::{ActiveSnapshot, Snapshot};
@@ -34,8 +34,8 @@ use crate::source_tree::{Found, SourceTree, join};
 use crate::users::Users;
 use chmod::Chmod;
 use file::Links;
-pub(crate) use target::TargetDir;
-use target::{Attributes, Destination, resolve_destination};
+pub(crate) use target::{Attributes, TargetDir};
+use target::{Destination, resolve_destination};
 
 /// The mode of directories that nobody says anything about.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -66,6 +66,7 @@ pub(crate) fn view_active(active: &ActiveSnapshot, owners: Owners) -> io::Result
 pub(crate) struct FileOperation {
     root: Arc<TargetDir>,
     base: Arc<Dir>,
+    cancelled: Arc<AtomicBool>,
 }
 
 /// How what is made is to be owned.
@@ -88,14 +89,28 @@ impl FileOperation {
         let lower = view(active.parent(), owners).map_err(failed)?;
         let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
         let root = TargetDir::root(active.upper(), lower, owners).map_err(failed)?;
-        Ok(Self { root, base })
+        Ok(Self::over(root, base))
     }
 
-    #[cfg(test)]
-    pub(crate) fn on(upper: &std::path::Path, lower: &[&std::path::Path]) -> Self {
-        let view = || Dir::root(lower, Format::layers(Owners::Native)).unwrap();
-        let root = TargetDir::root(upper, view(), Owners::Native).unwrap();
-        Self { root, base: Arc::new(view()) }
+    /// An operation on the tree at `root`, whose base is `base`.
+    pub(crate) fn over(root: Arc<TargetDir>, base: Arc<Dir>) -> Self {
+        Self { root, base, cancelled: Arc::default() }
+    }
+
+    /// Unpacks an archive into the root of the tree.
+    pub(crate) fn unpack(
+        &self,
+        archive: archive::Archive,
+        shown: &str,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), ExecutorError> {
+        archive::unpack(archive, shown, &self.root, owner)
+    }
+
+    /// Stops the operation, with an error, soon after this is set.
+    pub(crate) fn cancelled_by(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = cancelled;
+        self
     }
 
     /// Makes a directory.
@@ -142,7 +157,8 @@ impl FileOperation {
         let created = action.created.map(|seconds| (seconds, 0));
         let ownership = Ownership { owner, chmod, from_context, created };
         let (_, exclude) = matchers(&[], &action.exclude)?;
-        let copier = Copier { source, ownership: &ownership, links: Mutex::default() };
+        let links = Mutex::default();
+        let copier = Copier { source, ownership: &ownership, links, cancelled: &self.cancelled };
         let mut copied = Copied::default();
         for written in &action.sources {
             if action.parents {
@@ -311,6 +327,7 @@ struct Copier<'a> {
     source: &'a SourceTree,
     ownership: &'a Ownership,
     links: Mutex<Links>,
+    cancelled: &'a AtomicBool,
 }
 
 impl Copier<'_> {
@@ -389,6 +406,11 @@ impl Copier<'_> {
         target: &Arc<TargetDir>,
         target_name: &OsStr,
     ) -> Result<(), ExecutorError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            let source = io::ErrorKind::Interrupted.into();
+            let path = target.path().join(target_name);
+            return Err(ExecutorError::File { attempt: "copy to", path, source });
+        }
         let existing = target.lookup(target_name);
         match existing.map_err(failed("look at", target, Some(target_name)))? {
             Some(existing) if existing.meta.kind == Kind::Dir => {

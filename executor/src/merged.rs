@@ -167,6 +167,17 @@ impl Dir {
         Ok(rustix::fs::openat(&self.layers[entry.layer], name, flags, Mode::empty())?)
     }
 
+    /// Gives the file `name`, which never changes, the same name in `into`.
+    pub(crate) fn link(
+        &self,
+        name: &OsStr,
+        entry: &Entry,
+        into: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let fd = &self.layers[entry.layer];
+        Ok(rustix::fs::linkat(fd, name, into, name, AtFlags::empty())?)
+    }
+
     /// Where the symbolic link `name` points.
     pub(crate) fn read_link(&self, name: &OsStr, entry: &Entry) -> io::Result<OsString> {
         let target = rustix::fs::readlinkat(&self.layers[entry.layer], name, Vec::new())?;

@@ -22,6 +22,8 @@ pub(crate) struct SourceTree {
     pub is_context: bool,
     /// What is remembered of its files.
     pub cache: Option<Arc<StatCache>>,
+    /// The directory, if it is to go away with the tree.
+    pub guard: Option<Arc<tempfile::TempDir>>,
 }
 
 /// A path that was found.
@@ -46,12 +48,12 @@ impl SourceTree {
         let dir = Dir::root([root], Format::PLAIN)
             .map_err(ExecutorError::file("open the build context", root))?;
         let ignore = Arc::new(PatternMatcher::new(excludes)?);
-        Ok(Self { root: Arc::new(dir), ignore, name, is_context: true, cache })
+        Ok(Self { root: Arc::new(dir), ignore, name, is_context: true, cache, guard: None })
     }
 
     /// The files of a stage or an image.
     pub(crate) fn stage(root: Arc<Dir>, name: String) -> Self {
-        Self { root, ignore: Arc::default(), name, is_context: false, cache: None }
+        Self { root, ignore: Arc::default(), name, is_context: false, cache: None, guard: None }
     }
 
     /// The places that `path` names. Links in it and at its end are followed, inside the tree; with

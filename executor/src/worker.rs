@@ -1,29 +1,48 @@
 //! The solver's worker on this machine.
+//!
+//! ```text
+//! Source  image ── fetched and unpacked       http, git ── a snapshot of what came
+//!         context, inline ── read where they lie (fingerprints, copies, mounts)
+//! File    FileOperation on a new snapshot     Merge ── hard links onto the base
+//! Exec    Executor on a new snapshot, with the step's mounts
+//! ```
+//!
+//! The digests of every new layer are computed in the background while the build goes on, so that
+//! its end has little left to hash.
 
-use std::collections::BTreeMap;
+mod agent;
+mod cache_mount;
+mod exec;
+mod git;
+mod http;
+mod image;
+mod merge;
+mod trees;
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cache::Store;
 use cache::hash::Fingerprint;
-use cache::snapshot::Snapshot;
+use cache::remote::Registries;
+use cache::snapshot::{ActiveSnapshot, CommitInfo, Snapshot};
 use futures_util::future::BoxFuture;
 use runtime::{Identity, Spawner};
-use solver::llb::{ImageSource, Vertex};
+use solver::llb::{FileAction, FileOp, Op, SourceOp, Vertex};
 use solver::{Content, ContentRequest, InputValue, LogSink, OpError, Output, Worker};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use crate::{ExecutorError, SecretStore, SshAgents};
+use crate::copy::FileOperation;
+use crate::executor::{blocking, owners};
+use crate::merged::Owners;
+use crate::stat_cache::StatCache;
+use crate::{Executor, ExecutorError, SecretStore, SshAgents};
 
-/// Brings the files of images here.
-pub trait FetchImage: Send + Sync + 'static {
-    /// The snapshot of the image's layers, fetched and unpacked if it is not there yet; `None` if
-    /// it has no layers. Reports its progress to `log`.
-    fn fetch<'a>(
-        &'a self,
-        image: &'a ImageSource,
-        log: &'a LogSink,
-    ) -> BoxFuture<'a, Result<Option<Snapshot>, Box<dyn std::error::Error + Send + Sync>>>;
-}
+/// Layers whose digests are computed at the same time: more would take the build's own cores.
+const DIGESTS_AT_ONCE: usize = 2;
 
 /// What a worker works with.
 pub struct LocalWorkerConfig {
@@ -33,15 +52,15 @@ pub struct LocalWorkerConfig {
     pub spawner: Arc<Spawner>,
     /// Who we are.
     pub identity: Identity,
-    /// Who fetches images.
-    pub images: Arc<dyn FetchImage>,
+    /// Where layers of images come from that are not here.
+    pub registries: Registries,
     /// Directories by the name the build gives them; the main one is `context`.
     pub contexts: BTreeMap<String, PathBuf>,
     /// The build's secrets.
     pub secrets: SecretStore,
     /// The build's ssh agents.
     pub ssh: SshAgents,
-    /// `security.insecure`, `network.host`: what the user allows beyond the usual.
+    /// What the user allows beyond the usual: `security.insecure`, `network.host`.
     pub allow: Vec<String>,
     /// The time that is written into results instead of now, RFC 3339 (`SOURCE_DATE_EPOCH`).
     pub created: Option<String>,
@@ -50,19 +69,212 @@ pub struct LocalWorkerConfig {
 /// Executes vertices on this machine.
 pub struct LocalWorker {
     config: LocalWorkerConfig,
+    executor: Executor,
+    owners: Owners,
+    stat_caches: Mutex<HashMap<PathBuf, Arc<StatCache>>>,
+    digests: Mutex<JoinSet<()>>,
+    permits: Arc<Semaphore>,
 }
 
 impl LocalWorker {
     /// A worker.
     pub fn new(config: LocalWorkerConfig) -> Self {
-        Self { config }
+        raise_file_limit();
+        Self {
+            executor: Executor::new(config.spawner.clone(), &config.identity),
+            owners: owners(&config.identity),
+            stat_caches: Mutex::default(),
+            digests: Mutex::default(),
+            permits: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
+            config,
+        }
     }
 
-    /// Waits for what runs in the background: digests of new layers, the contexts' memory. Call it
-    /// before the process ends.
-    pub async fn finish(&self) -> Result<(), ExecutorError> {
-        let _ = &self.config;
-        todo!()
+    /// Waits for what runs in the background: digests of new layers, the memory of contexts. Call
+    /// it before the process ends.
+    pub async fn finish(&self) {
+        let mut digests = std::mem::take(&mut *lock(&self.digests));
+        while digests.join_next().await.is_some() {}
+        let caches: Vec<_> = lock(&self.stat_caches).values().cloned().collect();
+        let saved = blocking(move || {
+            for cache in caches {
+                if let Err(error) = cache.save() {
+                    tracing::warn!(%error, "what was read of a context is not remembered");
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = saved.await {
+            tracing::warn!(%error, "what was read of the contexts is not remembered");
+        }
+    }
+
+    fn created(&self) -> String {
+        self.config.created.clone().unwrap_or_else(|| jiff::Timestamp::now().to_string())
+    }
+
+    fn snapshot(&self, output: &Output) -> Result<Option<Snapshot>, ExecutorError> {
+        let Some(id) = output.snapshot else { return Ok(None) };
+        match self.config.store.snapshots().get(&id)? {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => Err(cache::StoreError::NoSnapshot { id }.into()),
+        }
+    }
+
+    fn prepare(&self, parent: Option<&Snapshot>) -> Result<ActiveSnapshot, ExecutorError> {
+        Ok(self.config.store.snapshots().prepare(parent.map(Snapshot::id))?)
+    }
+
+    /// Freezes a result and starts computing its digests.
+    async fn commit(&self, active: ActiveSnapshot) -> Result<Output, ExecutorError> {
+        let created = self.created();
+        let info = CommitInfo { created, chain: None, diff_id: None };
+        let snapshot = blocking(move || Ok(active.commit(info)?)).await?;
+        let output = Output { snapshot: Some(*snapshot.id()), content: None };
+        let permits = self.permits.clone();
+        let mut digests = lock(&self.digests);
+        while digests.try_join_next().is_some() {}
+        digests.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let digest = move || {
+                // Whoever needs the digest meets the same error, where somebody hears of it.
+                let _ = snapshot.layer();
+                Ok(())
+            };
+            let _ = blocking(digest).await;
+        });
+        Ok(output)
+    }
+
+    async fn execute(
+        &self,
+        vertex: &Vertex,
+        inputs: Vec<InputValue>,
+        log: &LogSink,
+    ) -> Result<Vec<Output>, OpError> {
+        let output = match &vertex.op {
+            Op::Exec(op) => self.exec_op(vertex, op, &inputs, log).await?,
+            Op::File(op) => self.file_op(op, &inputs, log).await.map_err(OpError::worker)?,
+            Op::Merge(_) => self.merge_op(&inputs).await.map_err(OpError::worker)?,
+            Op::Source(source) => self.source_op(source, log).await.map_err(OpError::worker)?,
+        };
+        Ok(vec![output])
+    }
+
+    async fn source_op(&self, op: &SourceOp, log: &LogSink) -> Result<Output, ExecutorError> {
+        match op {
+            SourceOp::Image(image) => {
+                let snapshot = self.fetch_image(image, log).await?;
+                Ok(Output { snapshot: snapshot.map(|s| *s.id()), content: None })
+            }
+            SourceOp::Http(http) => self.fetch_http(http, log).await,
+            SourceOp::Git(git) => self.fetch_git(git, log).await,
+            SourceOp::Scratch => Ok(Output { snapshot: None, content: None }),
+            SourceOp::Context(_) | SourceOp::Inline { .. } => Err(ExecutorError::Process {
+                reason: "a context is read where it lies, not executed".to_owned(),
+            }),
+        }
+    }
+
+    async fn file_op(
+        &self,
+        op: &FileOp,
+        inputs: &[InputValue],
+        log: &LogSink,
+    ) -> Result<Output, ExecutorError> {
+        let base = self.rootfs(inputs)?;
+        let active = self.prepare(base.as_ref())?;
+        let mut actions = Vec::new();
+        for action in &op.actions {
+            let source = match action {
+                FileAction::Copy(copy) => Some(self.tree(input(inputs, copy.input)?)?),
+                FileAction::Mkdir(_) => None,
+            };
+            actions.push((action.clone(), source));
+        }
+        let cancel = CancelOnDrop::default();
+        let cancelled = cancel.flag.clone();
+        let owners = self.owners;
+        let (active, unmatched) = blocking(move || {
+            let operation = FileOperation::new(&active, owners)?.cancelled_by(cancelled);
+            let mut unmatched = Vec::new();
+            for (action, source) in &actions {
+                match (action, source) {
+                    (FileAction::Copy(copy), Some(source)) => {
+                        unmatched.extend(operation.copy(copy, source)?.unmatched);
+                    }
+                    (FileAction::Mkdir(mkdir), _) => operation.mkdir(mkdir)?,
+                    (FileAction::Copy(_), None) => {}
+                }
+            }
+            Ok((active, unmatched))
+        })
+        .await?;
+        for pattern in unmatched {
+            log.warn(format!("`{pattern}` matches no file"));
+        }
+        self.commit(active).await
+    }
+
+    /// The snapshot of input 0; nothing for scratch.
+    fn rootfs(&self, inputs: &[InputValue]) -> Result<Option<Snapshot>, ExecutorError> {
+        match input(inputs, 0)? {
+            InputValue::Output(output) => self.snapshot(output),
+            InputValue::Direct(vertex) => match vertex.op {
+                Op::Source(SourceOp::Scratch) => Ok(None),
+                _ => Err(ExecutorError::Process {
+                    reason: format!("`{}` is not a root file system", vertex.meta.name),
+                }),
+            },
+        }
+    }
+
+    async fn read_content(&self, request: ContentRequest) -> Result<Content, ExecutorError> {
+        let value = match request.output {
+            Some(output) => InputValue::Output(output),
+            None => match &request.vertex.op {
+                Op::Source(SourceOp::Http(http)) => return self.http_state(http).await,
+                Op::Source(SourceOp::Git(git)) => return self.git_state(git).await,
+                _ => InputValue::Direct(request.vertex),
+            },
+        };
+        let tree = self.tree(&value)?;
+        blocking(move || tree.content(&request.selector)).await
+    }
+}
+
+/// Who needs an input that the graph does not have is told so.
+fn input(inputs: &[InputValue], position: usize) -> Result<&InputValue, ExecutorError> {
+    inputs.get(position).ok_or_else(|| ExecutorError::Process {
+        reason: format!("there is no input {position}"),
+    })
+}
+
+/// Sets its flag when it is dropped, which is how a file operation on another thread hears that its
+/// future is gone.
+#[derive(Debug, Default)]
+struct CancelOnDrop {
+    flag: Arc<AtomicBool>,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A tree of many layers needs a descriptor per layer for each directory that is open; containers
+/// have limits of their own and do not see this.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        limit.current = limit.maximum.or(Some(1 << 20));
+        let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 
@@ -73,22 +285,24 @@ impl Worker for LocalWorker {
         inputs: Vec<InputValue>,
         log: LogSink,
     ) -> BoxFuture<'_, Result<Vec<Output>, OpError>> {
-        let _ = (vertex, inputs, log);
-        todo!()
+        Box::pin(async move { self.execute(&vertex, inputs, &log).await })
     }
 
     fn content(&self, request: ContentRequest) -> BoxFuture<'_, Result<Content, OpError>> {
-        let _ = request;
-        todo!()
+        Box::pin(async move { self.read_content(request).await.map_err(OpError::worker) })
     }
 
     fn rootfs_content(&self, output: Output) -> BoxFuture<'_, Result<Fingerprint, OpError>> {
-        let _ = output;
-        todo!()
+        Box::pin(async move {
+            let snapshot = self.snapshot(&output).map_err(OpError::worker)?;
+            let Some(snapshot) = snapshot else { return Ok(Fingerprint::of(b"scratch")) };
+            let content = blocking(move || Ok(snapshot.chain_content()?)).await;
+            content.map_err(OpError::worker)
+        })
     }
 
     fn exists(&self, output: &Output) -> bool {
-        let _ = output;
-        todo!()
+        let Some(id) = output.snapshot else { return true };
+        matches!(self.config.store.snapshots().get(&id), Ok(Some(_)))
     }
 }
