@@ -192,8 +192,8 @@ fn family_and_octets(address: IpAddr) -> (u8, Vec<u8>) {
 /// The own namespace is already the container's, but `/proc` still is the one outside: it names
 /// the parent as seen from there, and shows that process's routes. Anything unreadable is a no.
 pub(super) fn parent_has_ipv6_route() -> bool {
-    let Ok(status) = fs_err::read_to_string("/proc/self/stat") else { return false };
-    let Some(parent) = parent_of(&status) else { return false };
+    let Ok(stat) = fs_err::read_to_string("/proc/self/stat") else { return false };
+    let Some(parent) = parent_of(&stat) else { return false };
     fs_err::read_to_string(format!("/proc/{parent}/net/ipv6_route"))
         .is_ok_and(|routes| has_default_route(&routes))
 }

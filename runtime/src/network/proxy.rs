@@ -9,13 +9,14 @@ mod pipe;
 mod relay;
 mod token;
 mod udp;
-pub(super) mod worker;
+mod worker;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
@@ -37,6 +38,35 @@ pub struct Proxy {
 pub struct Session {
     id: SessionId,
     shared: Arc<Shared>,
+}
+
+/// What one container may hold, and for how long.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// TCP connections at a time; further ones wait in the kernel's backlog.
+    pub(super) relays: usize,
+    /// UDP flows at a time; the one idle for longest makes room for the next.
+    pub(super) flows: usize,
+    /// Until a connection has to be there.
+    pub(super) connect: Duration,
+    /// Until a flow ends that sees no datagram in either direction.
+    pub(super) idle: Duration,
+    /// The same for questions to a name server, which nobody continues.
+    pub(super) idle_dns: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            relays: 4096,
+            flows: 2048,
+            // The kernel would try for two minutes; a build step should hear of it while somebody
+            // watches.
+            connect: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            idle_dns: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Counts the sessions of one proxy.
@@ -68,6 +98,10 @@ impl Proxy {
     ///
     /// [`NetworkError::Proxy`] if a descriptor or the thread could not be had.
     pub fn start() -> Result<Self, NetworkError> {
+        Self::with_limits(Limits::default())
+    }
+
+    pub(super) fn with_limits(limits: Limits) -> Result<Self, NetworkError> {
         let failed = |step| move |source| NetworkError::Proxy { step, source };
         raise_open_files_limit();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -80,7 +114,7 @@ impl Proxy {
             .map_err(io::Error::from)
             .map_err(failed("watch an eventfd"))?;
         let shared = Arc::new(Shared { epoll, wake, queue: Mutex::default() });
-        let worker = Worker::new(Arc::clone(&shared));
+        let worker = Worker::new(Arc::clone(&shared), limits);
         let thread = std::thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || worker.run())

@@ -2,7 +2,7 @@
 
 use crate::harness::Case;
 
-/// Makes a list of cases from functions, each with the roles it is for.
+/// Makes a list of cases from functions, after the roles they are for.
 macro_rules! cases {
     ($($roles:ident: $($name:ident),+ $(,)?;)+) => {
         pub(crate) const CASES: &[crate::harness::Case] = &[
@@ -15,8 +15,18 @@ macro_rules! cases {
     };
 }
 
+mod escapes;
+mod filesystem;
+mod lifetime;
 mod process;
+mod rights;
+mod streams;
 
-pub(crate) const ALL: &[&[Case]] = &[process::CASES];
-
-use cases;
+pub(crate) const ALL: &[&[Case]] = &[
+    process::CASES,
+    streams::CASES,
+    filesystem::CASES,
+    rights::CASES,
+    escapes::CASES,
+    lifetime::CASES,
+];

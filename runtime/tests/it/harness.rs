@@ -29,6 +29,9 @@ pub(crate) enum Role {
 }
 
 pub(crate) const EVERYBODY: &[Role] = &[Role::Starter, Role::Ranges, Role::Alone];
+/// Where there are other users than root.
+pub(crate) const NOT_ALONE: &[Role] = &[Role::Starter, Role::Ranges];
+pub(crate) const ONLY_ALONE: &[Role] = &[Role::Alone];
 
 impl Role {
     fn name(self) -> &'static str {

@@ -12,13 +12,8 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with,
 };
 
-use super::SessionId;
+use super::{Limits, SessionId};
 use crate::network::packet::{self, HEADROOM};
-
-/// A flow ends after this long without a datagram in either direction.
-const IDLE: Duration = Duration::from_secs(60);
-/// The same for questions to a name server, which nobody continues.
-const IDLE_DNS: Duration = Duration::from_secs(10);
 
 /// A buffer for the largest datagram, with room for headers in front.
 pub(super) const BUFFER: usize = HEADROOM + 65536;
@@ -37,6 +32,7 @@ pub(super) struct Flow {
     pub(super) id: FlowId,
     pub(super) dns: bool,
     socket: UdpSocket,
+    idle: Duration,
     last: Instant,
 }
 
@@ -45,6 +41,7 @@ impl Flow {
         session: SessionId,
         id: FlowId,
         target: SocketAddr,
+        limits: &Limits,
         now: Instant,
     ) -> io::Result<Self> {
         let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -52,7 +49,8 @@ impl Flow {
         let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
         connect(&socket, &target)?;
         let dns = super::destination::is_dns(id.original);
-        Ok(Self { session, id, dns, socket: socket.into(), last: now })
+        let idle = if dns { limits.idle_dns } else { limits.idle };
+        Ok(Self { session, id, dns, socket: socket.into(), idle, last: now })
     }
 
     pub(super) fn socket(&self) -> &UdpSocket {
@@ -61,7 +59,7 @@ impl Flow {
 
     /// When the flow ends if nothing happens until then.
     pub(super) fn deadline(&self) -> Instant {
-        self.last + if self.dns { IDLE_DNS } else { IDLE }
+        self.last + self.idle
     }
 
     /// Sends a datagram of the container on. It may get lost, as datagrams may.

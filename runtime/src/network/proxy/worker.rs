@@ -15,18 +15,11 @@ use super::pipe::Pipes;
 use super::relay::{Outcome, Relay, reset_on_close};
 use super::token::{Door, Side, Token};
 use super::udp::{self, Flow, FlowId};
-use super::{SessionId, Shared};
+use super::{Limits, SessionId, Shared};
 use crate::network::packet::{self, HEADROOM};
 use crate::network::slab::{Key, Slab};
 use crate::network::sockets::{FamilySockets, ProxySockets};
 
-/// TCP connections of one container at a time; further ones wait in the kernel's backlog.
-const MAX_RELAYS: usize = 4096;
-/// UDP flows of one container at a time; the longest idle one makes room for the next.
-pub(in crate::network) const MAX_FLOWS: usize = 2048;
-
-/// The kernel would try for two minutes; a build step should hear of it while somebody watches.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Out of descriptors, the next attempt to accept is made after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted, or datagrams received, from one socket before the next has its turn.
@@ -37,6 +30,7 @@ const EVENTS: usize = 256;
 /// Everything the thread owns.
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    limits: Limits,
     sessions: HashMap<SessionId, Served>,
     places: Slab<Place>,
     ready: VecDeque<Key>,
@@ -82,9 +76,10 @@ impl Served {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, limits: Limits) -> Self {
         Self {
             shared,
+            limits,
             sessions: HashMap::new(),
             places: Slab::new(),
             ready: VecDeque::new(),
@@ -200,7 +195,7 @@ impl Worker {
     fn accept(&mut self, session: SessionId, v4: bool) {
         for _ in 0..BATCH {
             let Some(served) = self.sessions.get_mut(&session) else { return };
-            if served.relays.len() >= MAX_RELAYS {
+            if served.relays.len() >= self.limits.relays {
                 self.pause(session);
                 return;
             }
@@ -247,7 +242,7 @@ impl Worker {
         if let Some(served) = self.sessions.get_mut(&session) {
             served.relays.insert(key);
         }
-        self.connecting.push_back((self.now + CONNECT_TIMEOUT, key));
+        self.connecting.push_back((self.now + self.limits.connect, key));
     }
 
     fn watch_relay(&mut self, key: Key) -> io::Result<()> {
@@ -308,7 +303,7 @@ impl Worker {
 
     fn resume(&mut self) {
         for (session, served) in &mut self.sessions {
-            if served.paused && served.relays.len() < MAX_RELAYS {
+            if served.paused && served.relays.len() < self.limits.relays {
                 served.paused = false;
                 watch_listeners(&self.shared, *session, served, epoll::EventFlags::IN);
             }
@@ -366,10 +361,10 @@ impl Worker {
 
     fn open_flow(&mut self, session: SessionId, id: FlowId) -> io::Result<Key> {
         let target = destination(id.original).ok_or(Errno::ACCESS)?;
-        if self.sessions.get(&session).is_some_and(|served| served.flows.len() >= MAX_FLOWS) {
+        if self.sessions.get(&session).is_some_and(|served| served.flows.len() >= self.limits.flows) {
             self.evict_flow(session);
         }
-        let flow = Flow::open(session, id, target, self.now)?;
+        let flow = Flow::open(session, id, target, &self.limits, self.now)?;
         let (deadline, queue) = (flow.deadline(), usize::from(flow.dns));
         let key = self.places.insert(Place::Flow(flow));
         let token = Token::Place { key, side: Side::Upstream };
@@ -391,7 +386,7 @@ impl Worker {
     fn evict_flow(&mut self, session: SessionId) {
         let Some(served) = self.sessions.get_mut(&session) else { return };
         // Every flow stands in exactly one queue, so after as many steps the front is the oldest.
-        for _ in 0..=MAX_FLOWS {
+        for _ in 0..=self.limits.flows {
             let queue = usize::from(!served.idle[1].is_empty());
             let Some((queued, key)) = served.idle[queue].pop_front() else { return };
             let Some(Place::Flow(flow)) = self.places.get_mut(key) else { continue };

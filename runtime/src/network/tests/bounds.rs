@@ -1,20 +1,22 @@
 //! What one container may hold, and that it ends with its session.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::datagrams::{client, echo_datagrams};
 use super::{
     HOST_V4, Proxy, connect, echo, eventually, exchange, in_container_with, on_a_host,
     open_descriptors, patient, server,
 };
-use crate::network::proxy::worker::MAX_FLOWS;
+use crate::network::proxy::Limits;
 
 #[test]
 fn ten_thousand_flows_are_bounded_and_the_newest_ones_live() {
     on_a_host("bounds::ten_thousand_flows_are_bounded_and_the_newest_ones_live", || {
+        let bound = Limits::default().flows;
         let address = echo_datagrams((HOST_V4, 0));
         let proxy = Proxy::start().unwrap();
         let before = open_descriptors();
@@ -38,8 +40,8 @@ fn ten_thousand_flows_are_bounded_and_the_newest_ones_live() {
             },
             Some,
         );
-        assert!(during > MAX_FLOWS / 2, "{during} descriptors: the flows never were");
-        assert!(during < MAX_FLOWS + 50, "{during} descriptors");
+        assert!(during > bound / 2, "{during} descriptors: the flows never were");
+        assert!(during < bound + 50, "{during} descriptors");
         assert!(open_descriptors() <= before + 2, "flows outlive their session");
     });
 }
@@ -194,5 +196,89 @@ fn a_session_may_outlive_its_proxy() {
         });
         drop(proxy);
         drop(session.into_inner().unwrap().expect("the session was kept"));
+    });
+}
+
+#[test]
+fn connections_beyond_the_bound_wait_for_their_turn() {
+    on_a_host("bounds::connections_beyond_the_bound_wait_for_their_turn", || {
+        let address = server((HOST_V4, 0), echo);
+        let proxy = Proxy::with_limits(Limits { relays: 4, ..Limits::default() }).unwrap();
+        in_container_with(
+            &proxy,
+            true,
+            || {
+                let mut streams: Vec<_> = (0..4).map(|_| connect(address)).collect();
+                for stream in &mut streams {
+                    assert_eq!(exchange(stream, "hello"), "hello");
+                }
+                let mut waiting = connect(address);
+                waiting.write_all(b"x").unwrap();
+                waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                let error = waiting.read(&mut [0]).expect_err("there is no place");
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                let mut waiting = patient(waiting);
+                streams.pop();
+                assert_eq!(exchange_one(&mut waiting), b'x');
+            },
+            Some,
+        );
+    });
+}
+
+#[test]
+fn a_connection_that_nobody_answers_is_given_up() {
+    on_a_host("bounds::a_connection_that_nobody_answers_is_given_up", || {
+        // A listener whose backlog is full drops what comes.
+        let listener = TcpListener::bind((HOST_V4, 0)).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        let full: Vec<_> = std::iter::from_fn(|| fill().ok()).take(16).collect();
+        assert!(full.len() < 16, "the backlog never fills");
+        let connect_timeout = Duration::from_millis(300);
+        let limits = Limits { connect: connect_timeout, ..Limits::default() };
+        in_container_with(
+            &Proxy::with_limits(limits).unwrap(),
+            true,
+            || {
+                let start = Instant::now();
+                let error = connect(address).read(&mut [0]).expect_err("nobody answers");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                assert!(start.elapsed() >= connect_timeout - Duration::from_millis(50));
+            },
+            Some,
+        );
+    });
+}
+
+#[test]
+fn idle_flows_end_and_used_ones_stay() {
+    on_a_host("bounds::idle_flows_end_and_used_ones_stay", || {
+        let (used, idle) = (echo_datagrams((HOST_V4, 0)), echo_datagrams((HOST_V4, 0)));
+        let limits = Limits { idle: Duration::from_millis(400), ..Limits::default() };
+        in_container_with(
+            &Proxy::with_limits(limits).unwrap(),
+            true,
+            move || {
+                let before = open_descriptors();
+                let socket = client(false);
+                let ask = |address| {
+                    socket.send_to(b"x", address).unwrap();
+                    assert_eq!(socket.recv_from(&mut [0]).unwrap(), (1, address));
+                };
+                ask(idle);
+                let start = Instant::now();
+                // The client's socket, and one flow: the other is gone.
+                eventually("the idle flow ends", || {
+                    ask(used);
+                    open_descriptors() == before + 2
+                });
+                assert!(start.elapsed() >= Duration::from_millis(300));
+                // And comes back when it is needed.
+                ask(idle);
+            },
+            Some,
+        );
     });
 }

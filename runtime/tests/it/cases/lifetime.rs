@@ -1,0 +1,137 @@
+//! Nothing is left when the engine goes, whichever way it goes.
+
+use std::time::{Duration, Instant};
+
+use runtime::{NetworkMode, Spawner};
+
+use crate::harness::Role;
+use crate::sandbox::Sandbox;
+
+cases! {
+    EVERYBODY:
+        containers_die_with_a_killed_engine,
+        a_hundred_containers_leave_no_descriptor_and_no_process,
+        dropping_the_spawner_ends_its_helper,
+        a_lost_helper_is_an_error_and_no_hang,
+        network_none_has_loopback_only,
+        a_proxied_container_has_a_route;
+}
+
+fn descriptors() -> usize {
+    fs_err::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn children() -> Vec<String> {
+    let pid = std::process::id();
+    let text = fs_err::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whether `condition` comes true within ten seconds.
+fn eventually(condition: impl Fn() -> bool) -> bool {
+    let started = Instant::now();
+    while !condition() {
+        if started.elapsed() > Duration::from_secs(10) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn containers_die_with_a_killed_engine(_: Role) {
+    let sandbox = Sandbox::new();
+    let request = sandbox.request(&["sleep", "600"]);
+    // An engine of its own, with a spawner of its own, in our namespaces.
+    // SAFETY: this process has one thread; the child ends without returning.
+    let engine = unsafe { libc::fork() };
+    if engine == 0 {
+        let spawner = Spawner::start().unwrap();
+        spawner.prepare(NetworkMode::None);
+        let io = runtime::ContainerIo::Inherit { stdin: runtime::Stdin::Null };
+        let container = spawner.spawn(&request, io).unwrap();
+        fs_err::write(sandbox.path("pid"), container.pid().to_string()).unwrap();
+        fs_err::rename(sandbox.path("pid"), sandbox.path("started")).unwrap();
+        loop {
+            // SAFETY: waits for the signal that ends this process.
+            unsafe { libc::pause() };
+        }
+    }
+    assert!(eventually(|| sandbox.path("started").exists()));
+    let container = fs_err::read_to_string(sandbox.path("started")).unwrap();
+    let process = std::path::PathBuf::from(format!("/proc/{container}"));
+    assert!(process.exists());
+    // SAFETY: our own child.
+    unsafe {
+        libc::kill(engine, libc::SIGKILL);
+        libc::waitpid(engine, std::ptr::null_mut(), 0);
+    }
+    assert!(eventually(|| !process.exists() || is_zombie(&process)), "{container} lives on");
+}
+
+/// In a machine without an init process nobody reaps orphans.
+fn is_zombie(process: &std::path::Path) -> bool {
+    fs_err::read_to_string(process.join("status")).is_ok_and(|text| text.contains("State:\tZ"))
+}
+
+fn a_hundred_containers_leave_no_descriptor_and_no_process(_: Role) {
+    let sandbox = Sandbox::new();
+    sandbox.shell("true");
+    let (before, processes) = (descriptors(), children());
+    for number in 0..100 {
+        match number % 4 {
+            0 => drop(sandbox.spawn(&sandbox.request(&["sleep", "600"])).unwrap()),
+            1 => drop(sandbox.spawn(&sandbox.request(&["not-there"])).unwrap_err()),
+            2 => drop(sandbox.shell("sleep 600 & true")),
+            _ => drop(sandbox.shell("true")),
+        }
+    }
+    assert_eq!(descriptors(), before);
+    assert_eq!(children(), processes);
+    let helper = &processes[0];
+    let of_helper = format!("/proc/{helper}/task/{helper}/children");
+    assert_eq!(fs_err::read_to_string(of_helper).unwrap(), "");
+    // All mounts were in namespaces that are gone.
+    let mounts = fs_err::read_to_string("/proc/self/mounts").unwrap();
+    let directory = sandbox.directory.path().display().to_string();
+    assert!(!mounts.contains(&directory), "{mounts}");
+}
+
+fn dropping_the_spawner_ends_its_helper(_: Role) {
+    let sandbox = Sandbox::new();
+    let before = (descriptors(), children());
+    let spawner = Spawner::start().unwrap();
+    spawner.prepare(NetworkMode::None);
+    spawner.prepare(NetworkMode::Host);
+    assert_eq!(children().len(), before.1.len() + 1);
+    drop(spawner);
+    assert_eq!((descriptors(), children()), before);
+    drop(sandbox);
+}
+
+fn a_lost_helper_is_an_error_and_no_hang(_: Role) {
+    let sandbox = Sandbox::new();
+    let container = sandbox.spawn(&sandbox.request(&["sleep", "600"])).unwrap();
+    let pid = container.pid();
+    let helper: i32 = children()[0].parse().unwrap();
+    // SAFETY: our own child.
+    unsafe { libc::kill(helper, libc::SIGKILL) };
+    container.wait().unwrap_err();
+    sandbox.spawn(&sandbox.request(&["true"])).unwrap_err();
+    let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+    assert!(eventually(|| !process.exists() || is_zombie(&process)));
+}
+
+fn network_none_has_loopback_only(_: Role) {
+    let sandbox = Sandbox::new();
+    let script = "ls /sys/class/net; ip -o addr show dev lo | grep -c 127.0.0.1; ip route";
+    assert_eq!(sandbox.shell(script), "lo\n1\n");
+}
+
+fn a_proxied_container_has_a_route(_: Role) {
+    let sandbox = Sandbox::new();
+    let mut request = sandbox.request(&["sh", "-c", "ip -o addr show dev lo"]);
+    request.network = NetworkMode::Proxied;
+    let output = sandbox.run(&request);
+    assert!(output.stdout.contains("10.0.2.100"), "{output:?}");
+}
