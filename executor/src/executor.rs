@@ -394,8 +394,9 @@ impl RunningProcess {
             source,
         };
         let exit = container.exit_fd().try_clone_to_owned().map_err(failed)?;
-        let exit = AsyncFd::register_with_interest(exit, Interest::READABLE)
-            .map_err(|error| failed(error.into_parts().1))?;
+        // Its successor is unsafe; this descriptor is owned, and stays the same until it is closed.
+        #[expect(deprecated)]
+        let exit = AsyncFd::with_interest(exit, Interest::READABLE).map_err(failed)?;
         let mut followers = JoinSet::new();
         let log = match io {
             ProcessIo::Log(sink) => Some(ProcessLog::new(sink)),
