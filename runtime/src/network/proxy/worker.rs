@@ -361,7 +361,8 @@ impl Worker {
 
     fn open_flow(&mut self, session: SessionId, id: FlowId) -> io::Result<Key> {
         let target = destination(id.original).ok_or(Errno::ACCESS)?;
-        if self.sessions.get(&session).is_some_and(|served| served.flows.len() >= self.limits.flows) {
+        if self.sessions.get(&session).is_some_and(|served| served.flows.len() >= self.limits.flows)
+        {
             self.evict_flow(session);
         }
         let flow = Flow::open(session, id, target, &self.limits, self.now)?;
