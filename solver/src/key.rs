@@ -183,19 +183,20 @@ pub(crate) fn content_part(input: usize) -> String {
     format!("{CONTENT}{input}")
 }
 
-/// The part that holds which part of an input is read.
-pub(crate) fn selector_part(input: usize) -> String {
-    format!("input.{input}.selector")
+/// The part of a record that names what of the tree was read, where that is not all. In no key.
+pub(crate) fn read_part(input: usize) -> String {
+    format!("{READ}{input}")
 }
 
 /// Whether a part of a record is only there to find or compare trees, and says nothing about why a
 /// key differs.
 pub(crate) fn is_bookkeeping(part: &str) -> bool {
-    part.starts_with(TREE) || part.starts_with(CONTENT)
+    [TREE, CONTENT, READ].iter().any(|prefix| part.starts_with(prefix))
 }
 
 const TREE: &str = "tree.";
 const CONTENT: &str = "content.";
+const READ: &str = "read.";
 
 /// Takes a named part. The name is what `why` shows.
 type Sink<'a> = &'a mut dyn FnMut(&str, &str);
@@ -261,7 +262,8 @@ fn input_parts(identity: Option<&Content>, inputs: &[InputKey<'_>], sink: Sink<'
             InputKey::Chained { key, output, selector } => {
                 sink(&name, &format!("{}#{output}", key.0));
                 if let Some(selector) = selector {
-                    sink(&selector_part(index), &json(selector));
+                    name.push_str(".selector");
+                    sink(&name, &json(selector));
                 }
             }
         }
@@ -461,7 +463,7 @@ fn mkdir_parts(mkdir: &MkdirAction, mut parts: Parts<'_>) {
 
 /// JSON as an unambiguous spelling. Only lists, tuples, strings, numbers and structs with a fixed
 /// field order come here: no maps, whose order would depend on the build of `serde_json`.
-fn json(value: &impl Serialize) -> String {
+pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data: {error}"))
 }
 

@@ -168,7 +168,14 @@ impl Schedule {
             if self.open_targets.is_empty() {
                 return Ok(());
             }
-            match self.tasks.join_next().await {
+            let message = match self.tasks.try_join_next() {
+                Some(message) => Some(message),
+                None => {
+                    self.writer.flush();
+                    self.tasks.join_next().await
+                }
+            };
+            match message {
                 Some(message) => self.receive(message.map_err(broken_down)?)?,
                 None => unreachable!("targets wait, but nothing is at work"),
             }
@@ -189,7 +196,9 @@ impl Schedule {
                 let user = self.plan.contents[content].users[0];
                 return Err(self.failed(user, error));
             }
-            Message::Probed { vertex, probed } => self.probed(vertex, probed)?,
+            Message::Probed { vertex, probed } => {
+                self.probed(vertex, probed.map(|probed| *probed))?
+            }
             Message::Found { vertex, record } => {
                 self.finish(vertex, &record.outputs, Origin::Fast, record.created)?;
             }
@@ -524,9 +533,7 @@ impl Schedule {
         });
         let links = links(&inputs, slow.as_ref().map(|(_, contents)| contents.as_slice()));
         let mut ingredients = self.keys.ingredients(&self.definition, vertex);
-        let selectors = (0..inputs.len()).map(key::selector_part).collect::<Vec<_>>();
-        let linked = ingredients.iter().filter(|part| selectors.contains(&part.part)).cloned();
-        let links = linked.chain(links).collect::<Vec<_>>();
+        ingredients.extend(links.iter().cloned());
         let record = |key, ingredients| Record {
             key,
             op,
@@ -537,10 +544,10 @@ impl Schedule {
         };
         let mut records = Vec::with_capacity(3);
         if !this.inputs.is_empty() {
-            records.extend(slow.map(|(key, _)| record(key, links.clone())));
-            records.push(record(key::latest(op), links.clone()));
+            let slow = slow.map(|(key, _)| record(key, links.clone()));
+            records.extend(slow);
+            records.push(record(key::latest(op), links));
         }
-        ingredients.extend(links.into_iter().filter(|part| key::is_bookkeeping(&part.part)));
         records.push(record(fast, ingredients));
         records
     }
@@ -623,8 +630,13 @@ impl Progress {
 fn links(inputs: &[ProbeInput], contents: Option<&[Fingerprint]>) -> Vec<Ingredient> {
     let mut links = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
-        if let Some(value) = input.tree() {
+        if let ProbeInput::Tree { output, selector, .. } = input {
+            let value = output.snapshot.as_ref().map_or_else(String::new, ToString::to_string);
             links.push(Ingredient { part: key::tree_part(index), value });
+            if let Some(selector) = selector {
+                let value = key::json(selector);
+                links.push(Ingredient { part: key::read_part(index), value });
+            }
         }
         let content = match (contents, input) {
             (Some(contents), _) => Some(contents[index]),

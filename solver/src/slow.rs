@@ -8,6 +8,7 @@
 //! Content that cannot be had (an input's file is missing, an old tree was pruned) is no error
 //! here: the step is executed, and says better what is wrong.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cache::hash::Fingerprint;
@@ -64,16 +65,6 @@ impl ProbeInput {
         }
     }
 
-    /// How a record names the tree, to find it again.
-    pub(crate) fn tree(&self) -> Option<String> {
-        match self {
-            ProbeInput::Known(_) => None,
-            ProbeInput::Tree { output, .. } => {
-                Some(output.snapshot.as_ref().map_or_else(String::new, ToString::to_string))
-            }
-        }
-    }
-
     async fn content(&self, worker: &dyn Worker) -> Result<Fingerprint, OpError> {
         match (self.known(), self) {
             (Some(content), _) => Ok(content),
@@ -92,21 +83,18 @@ impl ProbeInput {
         }
     }
 
-    /// The same input as it was when `record` was made.
-    fn at(&self, record: &Record, index: usize) -> Option<ProbeInput> {
-        let part = |name: &str| {
-            let part = record.ingredients.iter().find(|ingredient| ingredient.part == name)?;
-            Some(part.value.as_str())
-        };
-        if let Some(content) = part(&key::content_part(index)) {
+    /// The same input as it was when the record with these parts was made.
+    fn at(&self, parts: &HashMap<&str, &str>, index: usize) -> Option<ProbeInput> {
+        let part = |name: String| parts.get(name.as_str()).copied();
+        if let Some(content) = part(key::content_part(index)) {
             return content.parse().ok().map(ProbeInput::Known);
         }
         let ProbeInput::Tree { producer, .. } = self else { return None };
-        let snapshot = match part(&key::tree_part(index))? {
+        let snapshot = match part(key::tree_part(index))? {
             "" => None,
             id => Some(id.parse().ok()?),
         };
-        let selector = match part(&key::selector_part(index)) {
+        let selector = match part(key::read_part(index)) {
             None => None,
             Some(text) => Some(serde_json::from_str(text).ok()?),
         };
@@ -126,7 +114,9 @@ pub(crate) async fn probe(
 ) -> Option<Probed> {
     let latest = records.lookup(&key::latest(op)).ok().flatten();
     let before: Option<Vec<ProbeInput>> = latest.as_ref().and_then(|record| {
-        inputs.iter().enumerate().map(|(index, input)| input.at(record, index)).collect()
+        let parts = record.ingredients.iter();
+        let parts = parts.map(|part| (part.part.as_str(), part.value.as_str())).collect();
+        inputs.iter().enumerate().map(|(index, input)| input.at(&parts, index)).collect()
     });
     // Files of the context differ, as after any edit: hash no tree for that.
     if before.as_ref().is_some_and(|before| known_to_differ(before, inputs)) {

@@ -14,10 +14,16 @@ use tokio::task::spawn_blocking;
 use crate::records::{Records, RecordsError};
 use crate::worker::Claim;
 
+/// How many results may wait for the scheduler to have time: a wake-up of the thread costs more than
+/// a result does, and hardly anything shared among so many.
+const BATCH: usize = 256;
+
 /// Stores what it is given, in order. Dropping it waits until all is stored.
 pub(crate) struct Writer {
     records: Arc<dyn Records>,
     running: Option<Running>,
+    /// What has piled up since the last flush.
+    pending: Vec<Entry>,
     failure: Option<RecordsError>,
 }
 
@@ -30,28 +36,29 @@ struct Entry {
 }
 
 struct Running {
-    sender: Option<mpsc::Sender<Entry>>,
+    sender: Option<mpsc::Sender<Vec<Entry>>>,
     /// Ends with the first failure, when the sender is gone and everything is stored.
     thread: Option<JoinHandle<Option<RecordsError>>>,
 }
 
 impl Writer {
     pub(crate) fn new(records: Arc<dyn Records>) -> Writer {
-        Writer { records, running: None, failure: None }
+        Writer { records, running: None, pending: Vec::new(), failure: None }
     }
 
     /// Stores records of one result and then gives the claim back.
     pub(crate) fn store(&mut self, store: Vec<Record>, claim: Option<Claim>) {
-        self.send(Entry { store, used: None, claim });
+        self.push(Entry { store, used: None, claim });
     }
 
     /// Notes that a record was used.
     pub(crate) fn touch(&mut self, key: CacheKey) {
-        self.send(Entry { used: Some(key), ..Entry::default() });
+        self.push(Entry { used: Some(key), ..Entry::default() });
     }
 
     /// Waits until everything is stored; answers with the first failure.
     pub(crate) async fn finish(&mut self) -> Option<RecordsError> {
+        self.flush();
         if let Some(mut running) = self.running.take() {
             running.sender = None;
             if let Some(thread) = running.thread.take() {
@@ -63,30 +70,48 @@ impl Writer {
         self.failure.take()
     }
 
-    fn send(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry) {
+        self.pending.push(entry);
+        if self.pending.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// Hands everything over to the thread: for when the scheduler has nothing else to do.
+    pub(crate) fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.pending);
         if self.running.is_none() {
             self.running = Running::start(Arc::clone(&self.records));
         }
         let sender = self.running.as_ref().and_then(|running| running.sender.as_ref());
         let unsent = match sender {
-            Some(sender) => sender.send(entry).err().map(|mpsc::SendError(entry)| entry),
-            None => Some(entry),
+            Some(sender) => sender.send(batch).err().map(|mpsc::SendError(batch)| batch),
+            None => Some(batch),
         };
         // No thread can be had: slower, but right.
-        if let Some(entry) = unsent {
-            let failure = write(self.records.as_ref(), vec![entry]).err();
+        if let Some(batch) = unsent {
+            let failure = write(self.records.as_ref(), batch).err();
             self.failure = self.failure.take().or(failure);
         }
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl Running {
     fn start(records: Arc<dyn Records>) -> Option<Running> {
-        let (sender, entries) = mpsc::channel::<Entry>();
+        let (sender, entries) = mpsc::channel::<Vec<Entry>>();
         let work = move || {
             let mut failure = None;
             while let Ok(first) = entries.recv() {
-                let batch = std::iter::once(first).chain(entries.try_iter()).collect();
+                let batch = first.into_iter().chain(entries.try_iter().flatten()).collect();
                 failure = failure.or(write(records.as_ref(), batch).err());
             }
             failure

@@ -19,7 +19,7 @@ pub(super) enum Message {
     /// A content that keys need is known.
     Content { content: usize, result: Result<Content, OpError> },
     /// The slow key was looked for.
-    Probed { vertex: usize, probed: Option<Probed> },
+    Probed { vertex: usize, probed: Option<Box<Probed>> },
     /// A vertex was executed.
     Executed { vertex: usize, result: Result<Vec<Output>, OpError>, claim: Option<Claim> },
     /// Somebody else had executed it when its turn came.
@@ -52,7 +52,7 @@ impl Shared {
     ) -> Message {
         let worker = self.worker.as_ref();
         let probed = slow::probe(worker, self.records.as_ref(), op, &inputs).await;
-        Message::Probed { vertex, probed }
+        Message::Probed { vertex, probed: probed.map(Box::new) }
     }
 
     /// Executes a vertex when it may. `shared` is the key under which another build may be at the

@@ -103,7 +103,7 @@ async fn a_copy_from_a_stage_is_kept_while_what_it_selects_is_the_same() {
 async fn an_old_tree_that_is_gone_is_no_match() {
     let bench = Bench::default();
     let cold = bench.build(after("add 1")).await;
-    let cut = cold.solution().vertices[cold.index("div 4")].outputs[0].snapshot.clone();
+    let cut = cold.solution().vertices[cold.index("div 4")].outputs[0].snapshot;
     bench.worker.state().gone.extend(cut);
     bench.build(after("add 2")).await;
     // Its content cannot be compared any more; that of the step after it can.

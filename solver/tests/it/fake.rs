@@ -151,7 +151,7 @@ impl FakeWorker {
         let mut state = self.state();
         state.next += 1;
         let id: SnapshotId = format!("{:032x}", state.next).parse().expect("32 hex digits");
-        state.trees.insert(id.clone(), value);
+        state.trees.insert(id, value);
         state.executed.push(name.to_owned());
         let content = state.knows_content.then(|| fingerprint(value));
         Output { snapshot: Some(id), content }

@@ -113,7 +113,7 @@ async fn a_record_whose_tree_is_gone_is_a_miss() {
     let bench = Bench::default();
     bench.worker.set_file("context", "/a", 10);
     let cold = bench.build(chain).await;
-    let last = cold.solution().outputs[0].snapshot.clone().expect("a tree");
+    let last = cold.solution().outputs[0].snapshot.expect("a tree");
     bench.worker.state().gone.insert(last);
     let built = bench.build(chain).await;
     assert_eq!(bench.values(&built), [14]);
@@ -128,7 +128,7 @@ async fn a_tree_in_the_middle_is_not_missed_while_the_last_is_there() {
     bench.worker.set_file("context", "/a", 10);
     let cold = bench.build(chain).await;
     for vertex in &cold.solution().vertices[..4] {
-        let ids = vertex.outputs.iter().filter_map(|output| output.snapshot.clone());
+        let ids = vertex.outputs.iter().filter_map(|output| output.snapshot);
         bench.worker.state().gone.extend(ids);
     }
     bench.build(chain).await;
