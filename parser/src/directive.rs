@@ -15,14 +15,28 @@ struct Directive<'a> {
     key: String,
     value: &'a str,
     span: Span,
+    /// Where the next line starts.
+    next: usize,
+}
+
+/// The directives and where what follows them starts.
+pub(crate) struct Top {
+    pub(crate) directives: Directives,
+    /// The byte behind the directive lines.
+    pub(crate) end: usize,
+    /// How many lines they are.
+    pub(crate) lines: u32,
 }
 
 /// Reads the directives of `source`, which starts at byte `start` (behind a byte order mark).
-pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>) -> Directives {
+pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>) -> Top {
     let mut directives = Directives::default();
     let mut seen: Vec<String> = Vec::new();
-    for directive in scan(source, start, "#") {
-        let Directive { key, value, span } = directive;
+    let found = scan(source, start, "#");
+    let lines = found.len() as u32;
+    let end = found.last().map_or(start, |last| last.next);
+    for directive in found {
+        let Directive { key, value, span, .. } = directive;
         if seen.contains(&key) {
             let message = format!("only one {key} parser directive can be used");
             diagnostics.push(Diagnostic::error(message, span));
@@ -46,7 +60,7 @@ pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>
         seen.push(key);
     }
     read_elsewhere(source, start, &seen, &mut directives);
-    directives
+    Top { directives, end, lines }
 }
 
 /// Finds what only BuildKit's search for directives finds: behind `#!`, and `syntax` in the other
@@ -99,8 +113,9 @@ fn scan<'a>(source: &'a str, start: usize, comment: &str) -> Vec<Directive<'a>> 
         if !matches!(key.as_str(), "syntax" | "escape" | "check") {
             break;
         }
-        directives.push(Directive { key, value, span: Span::new(at, at + text.len()) });
+        let span = Span::new(at, at + text.len());
         at += line.len();
+        directives.push(Directive { key, value, span, next: at });
     }
     directives
 }

@@ -2,7 +2,7 @@
 
 use crate::ast::*;
 use crate::diagnostic::Diagnostic;
-use crate::directive;
+use crate::directive::{self, Top};
 use crate::head::{Head, Joined};
 use crate::heredoc::{self, HeredocWord};
 use crate::instruction::{self, Node};
@@ -22,12 +22,12 @@ pub(crate) fn parse(source: &[u8], options: &ParseOptions) -> Parsed {
         Err(_) => std::borrow::Cow::Owned(only_utf8(source, &mut diagnostics)),
     };
     let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    let mut directives = directive::read(&text, start, &mut diagnostics);
+    let Top { mut directives, end, lines: read } = directive::read(&text, start, &mut diagnostics);
     if let Some(check) = &options.check {
         directives.check = check.clone();
     }
     let file = File {
-        lexer: Lexer::new(&text, start, 0, directives.escape as u8),
+        lexer: Lexer::new(&text, end, read, directives.escape as u8),
         dockerfile: Dockerfile { directives, ..Dockerfile::default() },
         diagnostics,
         state: State::Start,

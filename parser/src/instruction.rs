@@ -13,6 +13,7 @@ use crate::run;
 use crate::span::Spanned;
 use crate::suggest;
 use crate::value;
+use crate::words;
 
 /// All keywords, for suggestions.
 const KEYWORDS: [&str; 18] = [
@@ -62,8 +63,15 @@ pub(crate) fn is_unknown(keyword: &str) -> bool {
     !KEYWORDS.iter().any(|known| keyword.eq_ignore_ascii_case(known))
 }
 
-/// Parses the instruction that `head` begins.
+/// Parses the instruction that `head` begins, and checks what can be checked of its words.
 pub(crate) fn parse(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Node, Diagnostic> {
+    let escape = head.joined.escape;
+    let node = parse_unchecked(head, heredocs)?;
+    words::check(&node, escape)?;
+    Ok(node)
+}
+
+fn parse_unchecked(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Node, Diagnostic> {
     use InstructionKind as Kind;
     let bodies = |heredocs: Vec<PlacedHeredoc>| heredocs.into_iter().map(|(_, h)| h).collect();
     let part = match head.keyword().to_ascii_uppercase().as_str() {

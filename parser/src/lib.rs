@@ -37,6 +37,7 @@ mod run;
 mod span;
 mod suggest;
 mod value;
+mod words;
 
 pub use ast::*;
 pub use diagnostic::{Diagnostic, Severity};

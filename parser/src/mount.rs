@@ -102,13 +102,12 @@ pub enum MountSpec {
         target: Option<String>,
         /// Its limit in bytes.
         size: Option<u64>,
-        /// Whether it is read-only.
-        read_only: bool,
     },
     /// A secret as a file or a variable.
     Secret {
-        /// Its name: `id`, `source`, or the last part of the target.
-        id: String,
+        /// Its name: `id`, `source`, or the last part of the target; never `None` out of
+        /// [`Mount::resolve`].
+        id: Option<String>,
         /// The file; `/run/secrets/<id>` if neither it nor `env` is given.
         target: Option<String>,
         /// The variable that holds it.
@@ -124,8 +123,8 @@ pub enum MountSpec {
     },
     /// A socket of the user's ssh agent.
     Ssh {
-        /// Its name; `default` if not given.
-        id: String,
+        /// Its name; `default` by default.
+        id: Option<String>,
         /// The socket; `/run/buildkit/ssh_agent.N` by default.
         target: Option<String>,
         /// Whether the step fails without it.
@@ -426,6 +425,9 @@ impl Draft {
         if self.sharing.is_some() && self.kind != Kind::Cache {
             return Err(error(format!("invalid cache sharing set for {kind} mount")));
         }
+        if self.kind == Kind::Tmpfs && self.read_only == Some(true) {
+            return Err(error("tmpfs mount can not be read-only".to_owned()));
+        }
         if self.kind == Kind::Ssh && self.source.is_some() {
             return Err(error("ssh does not support source".to_owned()));
         }
@@ -449,21 +451,15 @@ impl Draft {
                 gid,
                 read_only: self.read_only.unwrap_or(false),
             },
-            Kind::Tmpfs => {
-                let read_only = self.read_only.unwrap_or(false);
-                MountSpec::Tmpfs { target, size: self.size, read_only }
-            }
+            Kind::Tmpfs => MountSpec::Tmpfs { target, size: self.size },
             Kind::Secret => {
                 let id = source.or(id).or_else(|| target.as_deref().map(base_name));
-                let id = id.unwrap_or_default();
                 // `env=` without a name means the secret's own.
-                let env = self.env.map(|env| if env.is_empty() { id.clone() } else { env });
+                let name = id.clone().unwrap_or_default();
+                let env = self.env.map(|env| if env.is_empty() { name } else { env });
                 MountSpec::Secret { id, target, env, required, mode, uid, gid }
             }
-            Kind::Ssh => {
-                let id = id.unwrap_or_else(|| "default".to_owned());
-                MountSpec::Ssh { id, target, required, mode, uid, gid }
-            }
+            Kind::Ssh => MountSpec::Ssh { id, target, required, mode, uid, gid },
         }
     }
 }

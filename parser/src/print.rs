@@ -26,7 +26,7 @@ impl Display for Dockerfile {
         writeln!(f)?;
         for arg in &self.global_args {
             write_skip(f, &arg.skip)?;
-            write_arg(f, &arg.kind)?;
+            write_arg(f, &arg.kind, *escape)?;
             writeln!(f)?;
         }
         for stage in &self.stages {
@@ -87,7 +87,7 @@ fn write_skip(f: &mut Formatter<'_>, skip: &Skip) -> fmt::Result {
 fn write_from(f: &mut Formatter<'_>, stage: &Stage, escape: char) -> fmt::Result {
     f.write_str("FROM")?;
     write_flag(f, "platform", stage.platform.as_ref(), escape)?;
-    write_text(f, stage.base.as_str())?;
+    write_text(f, stage.base.as_str(), escape)?;
     if let Some(name) = &stage.name {
         write!(f, " AS {name}")?;
     }
@@ -97,31 +97,31 @@ fn write_from(f: &mut Formatter<'_>, stage: &Stage, escape: char) -> fmt::Result
 fn write_kind(f: &mut Formatter<'_>, kind: &InstructionKind, escape: char) -> fmt::Result {
     use InstructionKind as Kind;
     if let Kind::Arg(arg) = kind {
-        return write_arg(f, arg);
+        return write_arg(f, arg, escape);
     }
     f.write_str(kind.keyword())?;
     match kind {
         Kind::Arg(_) => Ok(()),
         Kind::Add(add) => write_add(f, add, escape),
         Kind::Cmd(Cmd { command }) | Kind::Entrypoint(Entrypoint { command }) => {
-            write_text(f, &command.to_string())
+            write_text(f, &command.to_string(), escape)
         }
         Kind::Copy(copy) => write_copy(f, copy, escape),
         Kind::Env(Env { pairs, legacy }) | Kind::Label(Label { pairs, legacy }) => {
             let delimiter = if *legacy { ' ' } else { '=' };
             let pairs = pairs.iter().map(|pair| format!("{}{delimiter}{}", pair.key, pair.value));
-            write_text(f, &pairs.collect::<Vec<_>>().join(" "))
+            write_text(f, &pairs.collect::<Vec<_>>().join(" "), escape)
         }
         Kind::Expose(Expose { ports }) => {
             let ports: Vec<&str> = ports.iter().map(|port| port.as_str()).collect();
-            write_text(f, &ports.join(" "))
+            write_text(f, &ports.join(" "), escape)
         }
         Kind::Healthcheck(healthcheck) => write_healthcheck(f, healthcheck),
         Kind::Maintainer(Maintainer { name: text })
         | Kind::Stopsignal(Stopsignal { signal: text })
         | Kind::User(User { user: text })
-        | Kind::Workdir(Workdir { path: text }) => write_text(f, text.as_str()),
-        Kind::Onbuild(Onbuild { trigger, .. }) => write_text(f, trigger),
+        | Kind::Workdir(Workdir { path: text }) => write_text(f, text.as_str(), escape),
+        Kind::Onbuild(Onbuild { trigger, .. }) => write_text(f, trigger, escape),
         Kind::Run(run) => write_run(f, run, escape),
         Kind::Shell(Shell { command }) => {
             f.write_char(' ')?;
@@ -133,22 +133,25 @@ fn write_kind(f: &mut Formatter<'_>, kind: &InstructionKind, escape: char) -> fm
     }
 }
 
-/// Text behind flags: `--` keeps it from being taken for one.
-fn write_text(f: &mut Formatter<'_>, text: &str) -> fmt::Result {
-    let guard = if text.starts_with("--") { " --" } else { "" };
-    match text {
-        "" => Ok(()),
-        text => write!(f, "{guard} {text}"),
+/// Text behind flags: `--` keeps it from being taken for one. A text that ends in an escape
+/// character was followed by a blank that is none to continuation lines, and must be again.
+fn write_text(f: &mut Formatter<'_>, text: &str, escape: char) -> fmt::Result {
+    if text.is_empty() {
+        return Ok(());
     }
+    let guard = if text.starts_with("--") { " --" } else { "" };
+    let mut last = text.chars().rev();
+    let continues = last.next() == Some(escape) && last.next() != Some(escape);
+    write!(f, "{guard} {text}{}", if continues { "\u{b}" } else { "" })
 }
 
-fn write_arg(f: &mut Formatter<'_>, arg: &Arg) -> fmt::Result {
+fn write_arg(f: &mut Formatter<'_>, arg: &Arg, escape: char) -> fmt::Result {
     let args = arg.args.iter().map(|arg| match &arg.default {
         Some(default) => format!("{}={default}", arg.name),
         None => arg.name.to_string(),
     });
     f.write_str("ARG")?;
-    write_text(f, &args.collect::<Vec<_>>().join(" "))
+    write_text(f, &args.collect::<Vec<_>>().join(" "), escape)
 }
 
 fn write_run(f: &mut Formatter<'_>, run: &Run, escape: char) -> fmt::Result {
@@ -181,7 +184,7 @@ fn write_run(f: &mut Formatter<'_>, run: &Run, escape: char) -> fmt::Result {
         }
         write_value(f, "device", &field, escape)?;
     }
-    write_text(f, &run.command.to_string())?;
+    write_text(f, &run.command.to_string(), escape)?;
     write_bodies(f, &run.heredocs.iter().collect::<Vec<_>>())
 }
 
@@ -231,7 +234,7 @@ fn write_sources(
     if heredocs.is_empty() {
         return write_words(f, &words, escape);
     }
-    write_text(f, &words.join(" "))?;
+    write_text(f, &words.join(" "), escape)?;
     write_bodies(f, &heredocs)
 }
 
@@ -255,7 +258,7 @@ fn write_words(f: &mut Formatter<'_>, words: &[&str], escape: char) -> fmt::Resu
         f.write_char(' ')?;
         return write_json(f, words.iter().copied());
     }
-    write_text(f, &words.join(" "))
+    write_text(f, &words.join(" "), escape)
 }
 
 fn write_json<'a>(f: &mut Formatter<'_>, words: impl Iterator<Item = &'a str>) -> fmt::Result {

@@ -25,20 +25,24 @@ pub(crate) fn nearest(word: &str, options: &[&str]) -> Option<String> {
     })
 }
 
-/// Levenshtein distance in characters.
+/// Edits between two words: a character put in, left out, replaced, or two neighbours swapped.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = match (i, j) {
+                (0, edits) | (edits, 0) => edits,
+                _ => {
+                    let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                    let edits = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                    let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                    if swapped { edits.min(rows[i - 2][j - 2] + 1) } else { edits }
+                }
+            };
         }
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -53,6 +57,7 @@ mod tests {
             ("form", Some("from")),
             ("workdi", Some("workdir")),
             ("COPPY", Some("COPY")),
+            ("RNU", Some("RUN")),
             ("EXEC", None),
         ] {
             assert_eq!(nearest(word, &options).as_deref(), expected, "{word}");

@@ -148,8 +148,8 @@ pub fn parse_signal(text: &str) -> Result<i32, ValueError> {
 pub struct ExposedPorts {
     /// `80/tcp`, one entry for each port of a range, ascending.
     pub ports: Vec<String>,
-    /// Whether the protocol was not in lower case (`ExposeProtoCasing`).
-    pub proto_casing: bool,
+    /// The whole word if its protocol was not in lower case (`ExposeProtoCasing`).
+    pub proto_casing: Option<String>,
     /// Whether an address or a host port was given, and is ignored (`ExposeInvalidFormat`).
     pub host_part: bool,
 }
@@ -163,7 +163,7 @@ impl ExposedPorts {
             "EXPOSE instruction should not define an IP address or host-port mapping, found \
              '{written}'"
         );
-        let casing = self.proto_casing.then_some(("ExposeProtoCasing", casing));
+        let casing = self.proto_casing.as_ref().map(|_| ("ExposeProtoCasing", casing));
         casing
             .into_iter()
             .chain(self.host_part.then_some(("ExposeInvalidFormat", format)))
@@ -207,7 +207,7 @@ pub fn parse_expose(text: &str) -> Result<ExposedPorts, ValueError> {
     }
     Ok(ExposedPorts {
         ports: (first..=last).map(|port| format!("{port}/{lower}")).collect(),
-        proto_casing: !proto.is_empty() && proto != lower,
+        proto_casing: (!proto.is_empty() && proto != lower).then(|| text.to_owned()),
         host_part: !ip.is_empty() || !host.is_empty(),
     })
 }
