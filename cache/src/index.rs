@@ -1,10 +1,33 @@
 //! The solver's memory: cache keys, what they were made of, what came out.
+//!
+//! One SQLite database in WAL mode, opened when first asked and shared by any number of processes.
+//! Losing it costs rebuilding and nothing else (blobs and snapshots are the truth), so it is never
+//! waited for: `synchronous=NORMAL` survives killed processes, and may forget the last records in a
+//! power cut. A database that SQLite calls damaged is moved aside, and a new one begun.
+//!
+//! | table | row |
+//! |---|---|
+//! | `records` | key → operation, name, outputs, ingredients (JSON, zstd), created, last used |
+//! | `latest` | scope, name → key: what a step was when its project was last built |
+//! | `layer_blobs` | DiffId, kind → descriptor |
+//! | `kept` | space, key → bytes of the caller |
+
+mod database;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::types::ToSql;
+use rusqlite::{OptionalExtension, Row, params};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::hash::Fingerprint;
 use crate::oci::{Descriptor, DiffId};
 use crate::snapshot::SnapshotId;
+use database::Database;
 
 /// What a step's result is found by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -54,20 +77,46 @@ pub struct Ingredient {
 
 /// The index of a store. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Index {}
-
-impl Index {
-    pub(crate) fn new(path: std::path::PathBuf) -> Index {
-        let _ = path;
-        todo!()
-    }
+pub struct Index {
+    database: Arc<Database>,
 }
 
+/// Ingredients are many and alike; they shrink tenfold at the lowest level.
+const INGREDIENTS_ZSTD_LEVEL: i32 = 1;
+
+const RECORD_COLUMNS: &str = "key, op, name, outputs, created";
+
 impl Index {
+    pub(crate) fn new(path: PathBuf) -> Index {
+        Index { database: Arc::new(Database::new(path)) }
+    }
+
     /// The record under `key`.
     pub fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
-        let _ = key;
-        todo!()
+        let found = self.database.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {RECORD_COLUMNS}, ingredients FROM records WHERE key = ?1"
+                ))?
+                .query_row([key.0.as_bytes()], |row| Ok((row_record(row)?, row.get(5)?)))
+                .optional()
+        })?;
+        let Some((row, ingredients)) = found else { return Ok(None) };
+        let ingredients: Vec<u8> = ingredients;
+        let mut record = row.into_record()?;
+        record.ingredients = unpack_ingredients(&ingredients)?;
+        Ok(Some(record))
+    }
+
+    /// As [`Index::lookup`], without the ingredients, of which there can be thousands.
+    pub fn lookup_outputs(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
+        let found = self.database.read(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT {RECORD_COLUMNS} FROM records WHERE key = ?1"))?
+                .query_row([key.0.as_bytes()], row_record)
+                .optional()
+        })?;
+        found.map(RecordRow::into_record).transpose()
     }
 
     /// Stores one record, replacing an older one of the same key.
@@ -77,38 +126,95 @@ impl Index {
 
     /// Stores records in one transaction.
     pub fn insert_many(&self, records: &[Record]) -> Result<(), StoreError> {
-        let _ = records;
-        todo!()
+        let mut rows = Vec::with_capacity(records.len());
+        for record in records {
+            rows.push((record, to_json(&record.outputs)?, pack_ingredients(&record.ingredients)?));
+        }
+        let now = now();
+        self.database.write(|transaction| {
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO records (key, op, name, outputs, ingredients, created, used)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            for (record, outputs, ingredients) in &rows {
+                insert.execute(params![
+                    record.key.0.as_bytes(),
+                    record.op.as_bytes(),
+                    record.name,
+                    outputs,
+                    ingredients,
+                    record.created,
+                    now
+                ])?;
+            }
+            Ok(())
+        })
     }
 
     /// Whether any record is of this operation.
     pub fn has_op(&self, op: &Fingerprint) -> Result<bool, StoreError> {
-        let _ = op;
-        todo!()
+        self.database.read(|connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM records WHERE op = ?1 LIMIT 1")?
+                .exists([op.as_bytes()])
+        })
     }
 
-    /// The record that `name` had when `scope` (a project, a tag, …) was last built.
+    /// The record that `name` had when `scope` (a project, a tag, …) was last built; `None` also if
+    /// it was removed since.
     pub fn latest_for_name(&self, scope: &str, name: &str) -> Result<Option<Record>, StoreError> {
-        let _ = (scope, name);
-        todo!()
+        let key: Option<Vec<u8>> = self.database.read(|connection| {
+            connection
+                .prepare_cached("SELECT key FROM latest WHERE scope = ?1 AND name = ?2")?
+                .query_row([scope, name], |row| row.get(0))
+                .optional()
+        })?;
+        match key.as_deref().map(<[u8; 32]>::try_from) {
+            Some(Ok(key)) => self.lookup(&CacheKey(Fingerprint::from_bytes(key))),
+            _ => Ok(None),
+        }
     }
 
-    /// Remembers which record each step of `scope` had, in one transaction.
+    /// Remembers which record each step of `scope` had, by name, in one transaction.
     pub fn set_latest(&self, scope: &str, steps: &[(String, CacheKey)]) -> Result<(), StoreError> {
-        let _ = (scope, steps);
-        todo!()
+        self.database.write(|transaction| {
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO latest (scope, name, key) VALUES (?1, ?2, ?3)",
+            )?;
+            for (name, key) in steps {
+                insert.execute(params![scope, name, key.0.as_bytes()])?;
+            }
+            Ok(())
+        })
     }
 
-    /// The blob that a layer became in one form (`gzip-6`, `zstd-3`, `tar`, …).
+    /// The blob that a layer became in one form (`gzip-6`, `zstd-3`, `tar`, …). Ask the blobs
+    /// whether it is still there.
     pub fn layer_blob(&self, diff: &DiffId, kind: &str) -> Result<Option<Descriptor>, StoreError> {
-        let _ = (diff, kind);
-        todo!()
+        let text: Option<String> = self.database.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT descriptor FROM layer_blobs WHERE diff_id = ?1 AND kind = ?2",
+                )?
+                .query_row(params![diff.0.as_bytes(), kind], |row| row.get(0))
+                .optional()
+        })?;
+        text.map(|text| from_json("layer blob", text.as_bytes())).transpose()
     }
 
-    /// Every form that a layer is known in, as (kind, blob).
+    /// Every form that a layer is known in, as (kind, blob), in order of the kinds.
     pub fn layer_blobs(&self, diff: &DiffId) -> Result<Vec<(String, Descriptor)>, StoreError> {
-        let _ = diff;
-        todo!()
+        let rows: Vec<(String, String)> = self.database.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT kind, descriptor FROM layer_blobs WHERE diff_id = ?1 ORDER BY kind",
+                )?
+                .query_map([diff.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        rows.into_iter()
+            .map(|(kind, text)| Ok((kind, from_json("layer blob", text.as_bytes())?)))
+            .collect()
     }
 
     /// Remembers the blob that a layer became.
@@ -118,48 +224,169 @@ impl Index {
         kind: &str,
         blob: &Descriptor,
     ) -> Result<(), StoreError> {
-        let _ = (diff, kind, blob);
-        todo!()
+        let text = to_json(blob)?;
+        self.database.write(|transaction| {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO layer_blobs (diff_id, kind, descriptor)
+                     VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![diff.0.as_bytes(), kind, text])?;
+            Ok(())
+        })
     }
 
     /// A remembered value (build history and the like).
     pub fn value(&self, space: &str, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = (space, key);
-        todo!()
+        self.database.read(|connection| {
+            connection
+                .prepare_cached("SELECT value FROM kept WHERE space = ?1 AND key = ?2")?
+                .query_row([space, key], |row| row.get(0))
+                .optional()
+        })
     }
 
     /// Remembers a value.
     pub fn put_value(&self, space: &str, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        let _ = (space, key, value);
-        todo!()
+        self.database.write(|transaction| {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO kept (space, key, value) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![space, key, value])?;
+            Ok(())
+        })
     }
 
     /// Forgets a value.
     pub fn remove_value(&self, space: &str, key: &str) -> Result<(), StoreError> {
-        let _ = (space, key);
-        todo!()
+        self.database.write(|transaction| {
+            transaction
+                .prepare_cached("DELETE FROM kept WHERE space = ?1 AND key = ?2")?
+                .execute([space, key])?;
+            Ok(())
+        })
     }
 
-    /// Every remembered value of a space, by key.
+    /// Every remembered value of a space, in order of the keys.
     pub fn values(&self, space: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let _ = space;
-        todo!()
+        self.database.read(|connection| {
+            connection
+                .prepare_cached("SELECT key, value FROM kept WHERE space = ?1 ORDER BY key")?
+                .query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
     }
 
-    /// Every record, without its ingredients, oldest use first.
+    /// Every record, without its ingredients, least recently used first.
     pub fn records(&self) -> Result<Vec<Record>, StoreError> {
-        todo!()
+        let rows: Vec<RecordRow> = self.database.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {RECORD_COLUMNS} FROM records ORDER BY used, key"
+                ))?
+                .query_map([], row_record)?
+                .collect()
+        })?;
+        rows.into_iter().map(RecordRow::into_record).collect()
+    }
+
+    /// When a record was last stored or touched, seconds since 1970.
+    pub fn last_used(&self, key: &CacheKey) -> Result<Option<i64>, StoreError> {
+        self.database.read(|connection| {
+            connection
+                .prepare_cached("SELECT used FROM records WHERE key = ?1")?
+                .query_row([key.0.as_bytes()], |row| row.get(0))
+                .optional()
+        })
     }
 
     /// Marks records as used now, in one transaction.
     pub fn touch(&self, keys: &[CacheKey]) -> Result<(), StoreError> {
-        let _ = keys;
-        todo!()
+        let now = now();
+        self.for_each_key(keys, "UPDATE records SET used = ?2 WHERE key = ?1", Some(&now))
     }
 
     /// Forgets records, in one transaction.
     pub fn remove(&self, keys: &[CacheKey]) -> Result<(), StoreError> {
-        let _ = keys;
-        todo!()
+        self.for_each_key(keys, "DELETE FROM records WHERE key = ?1", None)
     }
+
+    fn for_each_key(
+        &self,
+        keys: &[CacheKey],
+        statement: &str,
+        value: Option<&dyn ToSql>,
+    ) -> Result<(), StoreError> {
+        self.database.write(|transaction| {
+            let mut statement = transaction.prepare_cached(statement)?;
+            for key in keys {
+                let key: &dyn ToSql = key.0.as_bytes();
+                let parameters: Vec<&dyn ToSql> = [key].into_iter().chain(value).collect();
+                statement.execute(&parameters[..])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A row of `records` before its JSON is read.
+struct RecordRow {
+    key: [u8; 32],
+    op: [u8; 32],
+    name: String,
+    outputs: String,
+    created: String,
+}
+
+fn row_record(row: &Row<'_>) -> rusqlite::Result<RecordRow> {
+    Ok(RecordRow {
+        key: row.get(0)?,
+        op: row.get(1)?,
+        name: row.get(2)?,
+        outputs: row.get(3)?,
+        created: row.get(4)?,
+    })
+}
+
+impl RecordRow {
+    fn into_record(self) -> Result<Record, StoreError> {
+        Ok(Record {
+            key: CacheKey(Fingerprint::from_bytes(self.key)),
+            op: Fingerprint::from_bytes(self.op),
+            name: self.name,
+            outputs: from_json("list of outputs", self.outputs.as_bytes())?,
+            created: self.created,
+            ingredients: Vec::new(),
+        })
+    }
+}
+
+fn pack_ingredients(ingredients: &[Ingredient]) -> Result<Vec<u8>, StoreError> {
+    let json = to_json(&ingredients)?;
+    zstd::encode_all(json.as_bytes(), INGREDIENTS_ZSTD_LEVEL)
+        .map_err(|error| unreadable("list of ingredients", serde_json::Error::io(error)))
+}
+
+fn unpack_ingredients(bytes: &[u8]) -> Result<Vec<Ingredient>, StoreError> {
+    let json = zstd::decode_all(bytes)
+        .map_err(|error| unreadable("list of ingredients", serde_json::Error::io(error)))?;
+    from_json("list of ingredients", &json)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| unreadable("value", source))
+}
+
+fn from_json<T: DeserializeOwned>(what: &'static str, json: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(json).map_err(|source| unreadable(what, source))
+}
+
+fn unreadable(what: &'static str, source: serde_json::Error) -> StoreError {
+    StoreError::IndexRow { what, source }
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }

@@ -1,10 +1,39 @@
 //! Layers: trees of changes as tar archives, and back.
-use std::io::{Read, Write};
+//!
+//! [`pack`] and [`unpack`] are each other's inverse: what one writes, the other makes into the same
+//! tree, and packing that gives the same bytes. On disk a tree of changes has overlayfs' form with
+//! `userxattr`; in an archive it has the form of OCI's image-spec `layer.md`:
+//!
+//! | change | on disk | in the archive |
+//! |---|---|---|
+//! | deleted | character device 0:0 | an empty file `.wh.<name>` |
+//! | hides what is below | `user.overlay.opaque=y` | read: `.wh..wh..opq`; written: `.wh.` for each |
+//! | owner that cannot be set | `user.strake.owner` | the owner |
+//! | device that cannot be made | an empty file with `user.strake.device` | the device |
+
+pub mod archive;
+mod compress;
+mod digesting;
+mod header;
+mod input;
+mod pack;
+mod unpack;
+
+use rustix::io::Errno;
 
 pub use crate::error::LayerError;
 use crate::hash::Fingerprint;
-use crate::oci::{DiffId, MediaType};
-use crate::snapshot::{ActiveSnapshot, Snapshot};
+use crate::oci::DiffId;
+pub use compress::{Compression, compress, decompressor};
+pub use pack::pack;
+pub use unpack::unpack;
+
+/// Names that start so are deletions.
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// The mark of a directory that hides what is below it.
+const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+/// Other names of AUFS, which wrote the first layers: they mean nothing.
+const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
 /// What [`pack`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,70 +46,38 @@ pub struct PackedLayer {
     pub content: Fingerprint,
 }
 
-/// Writes the changes of `snapshot` against its parent as a deterministic tar.
-/// The content of a layer without entries.
-pub(crate) fn empty_content() -> Fingerprint {
-    todo!()
-}
-
-pub fn pack(snapshot: &Snapshot, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
-    let _ = (snapshot, out);
-    todo!()
-}
-
 /// How much of an archive is believed.
 #[derive(Clone, Copy, Debug)]
 pub struct UnpackLimits {
-    /// Bytes of the uncompressed archive.
+    /// Bytes of the uncompressed archive, and of the files in it with their holes.
     pub bytes: u64,
-    /// Files, directories, links, whiteouts.
+    /// Headers of any kind.
     pub entries: u64,
     /// Directories above a file.
     pub depth: usize,
 }
 
 impl Default for UnpackLimits {
+    /// Twenty times what the largest images of this world have.
     fn default() -> Self {
-        UnpackLimits { bytes: 256 << 30, entries: 4_000_000, depth: 1024 }
+        UnpackLimits { bytes: 256 << 30, entries: 4_000_000, depth: 512 }
     }
 }
 
-/// Writes the entries of an uncompressed layer into `into`.
-pub fn unpack(
-    tar: &mut dyn Read,
-    into: &ActiveSnapshot,
-    limits: &UnpackLimits,
-) -> Result<DiffId, LayerError> {
-    let _ = (tar, into, limits);
-    todo!()
+/// The content of a layer without entries.
+pub(crate) fn empty_content() -> Fingerprint {
+    digesting::empty_content()
 }
 
-/// Decompresses a layer: by its media type or, without one, by its first bytes.
-pub fn decompressor(
-    media_type: Option<&MediaType>,
-    reader: impl Read + Send + 'static,
-) -> Result<Box<dyn Read + Send>, LayerError> {
-    let _ = (media_type, reader);
-    todo!()
+/// A path from an archive as it may be shown.
+fn printable(path: &[u8]) -> String {
+    const SHOWN: usize = 256;
+    match path.get(..SHOWN) {
+        Some(start) => format!("{}…", start.escape_ascii()),
+        None => path.escape_ascii().to_string(),
+    }
 }
 
-/// How a layer travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// As it is.
-    None,
-    /// Levels 0 to 12 (libdeflate's); 6 is usual.
-    Gzip(u32),
-    /// Levels 1 to 22; 3 is usual.
-    Zstd(i32),
-}
-
-/// Compresses everything from `input` to `output`; the bytes do not depend on the number of threads.
-pub fn compress(
-    compression: Compression,
-    input: &mut dyn Read,
-    output: &mut dyn Write,
-) -> Result<(), LayerError> {
-    let _ = (compression, input, output);
-    todo!()
+fn tree_error(attempt: &'static str, path: &[u8], errno: Errno) -> LayerError {
+    LayerError::Tree { attempt, name: printable(path), source: errno.into() }
 }

@@ -391,10 +391,14 @@ impl Snapshot {
                 let packed = layer::pack(self, &mut io::sink()).map_err(|source| {
                     StoreError::LayerDigest { id: *self.id(), source: Box::new(source) }
                 })?;
-                let computed = LayerDigests {
-                    diff_id: packed.diff_id,
-                    size: packed.size,
-                    content: packed.content,
+                let computed = match self.node.info.diff_id {
+                    // Committed as an image's layer without being unpacked here.
+                    Some(diff_id) => LayerDigests::of_image_layer(diff_id, packed.size),
+                    None => LayerDigests {
+                        diff_id: packed.diff_id,
+                        size: packed.size,
+                        content: packed.content,
+                    },
                 };
                 info::write(&path, &computed)?;
                 computed
