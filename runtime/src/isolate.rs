@@ -120,6 +120,18 @@ pub fn isolate() -> Result<Isolation, RuntimeError> {
     Ok(isolation.insert(Isolation { identity }).clone())
 }
 
+/// Why some ids cannot be used, if that is so.
+pub(crate) fn why_ids_are_missing() -> Option<String> {
+    let isolation = ISOLATION.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match &isolation.as_ref()?.identity {
+        Identity::Root => None,
+        Identity::Ranges { .. } => {
+            Some("the ranges of /etc/subuid and /etc/subgid have no such id".to_owned())
+        }
+        Identity::Single { reason, .. } => Some(format!("there is no user but root: {reason}")),
+    }
+}
+
 fn enter() -> Result<Identity, RuntimeError> {
     if rustix::process::geteuid().is_root() {
         match unshare(UnshareFlags::NEWNS).and_then(|()| keep_mounts_private()) {

@@ -14,6 +14,7 @@ use self::helper::Helper;
 use crate::container::{Container, Parts};
 use crate::error::{RuntimeError, Stage};
 use crate::init::handshake::{self, Failure, Made, Network, Order, Report, Stub};
+use crate::isolate;
 use crate::network::{Proxy, ProxySockets, Session};
 use crate::pty::Pty;
 use crate::request::{ContainerIo, ContainerRequest, NetworkMode, Stdin};
@@ -278,7 +279,11 @@ impl From<Failure> for RuntimeError {
             (stage, hint) => RuntimeError::Setup {
                 stage,
                 path: object,
-                hint,
+                // What the kernel calls invalid is an id that our namespace does not have.
+                hint: hint.or_else(|| match (stage, errno) {
+                    (Stage::User | Stage::File, libc::EINVAL) => isolate::why_ids_are_missing(),
+                    _ => None,
+                }),
                 source: io::Error::from_raw_os_error(errno),
             },
         }

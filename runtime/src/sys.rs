@@ -13,9 +13,6 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Gives the child default signal handlers (Linux 5.5); libc's constant overflows its type.
-const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
-
 /// Which side of [`clone_process`] one is on.
 pub(crate) enum Cloned {
     /// The caller, with the new process's id and a pidfd.
@@ -24,8 +21,7 @@ pub(crate) enum Cloned {
     Child,
 }
 
-/// `fork` with namespaces: the child gets a copy of the memory, default signal handlers and
-/// SIGCHLD as its exit signal.
+/// `fork` with namespaces: the child gets a copy of the memory, and SIGCHLD as its exit signal.
 ///
 /// # Safety
 ///
@@ -34,7 +30,7 @@ pub(crate) enum Cloned {
 pub(crate) unsafe fn clone_process(namespaces: libc::c_int) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let mut arguments = libc::clone_args {
-        flags: (namespaces as u64 & 0xffff_ffff) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
+        flags: (namespaces as u64 & 0xffff_ffff) | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
         // SAFETY: all fields of this plain C structure may be zero.
@@ -54,9 +50,6 @@ pub(crate) unsafe fn clone_process(namespaces: libc::c_int) -> io::Result<Cloned
         result = check(unsafe {
             libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &raw mut pidfd, 0, 0)
         });
-        if let Ok(0) = result {
-            default_signal_handlers();
-        }
     }
     match result? {
         0 => Ok(Cloned::Child),
@@ -68,12 +61,27 @@ pub(crate) unsafe fn clone_process(namespaces: libc::c_int) -> io::Result<Cloned
     }
 }
 
-/// Gives every signal its default action.
-pub(crate) fn default_signal_handlers() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is valid for every signal; those that may not be changed, and the two
-        // that glibc keeps for itself, fail with EINVAL, which is as good.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// What a signal does to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    Default,
+    Ignored,
+}
+
+/// Sets what `signal` does; SIGKILL and SIGSTOP stay as they are.
+///
+/// glibc refuses the two signals that it keeps for itself, but whoever started us may have left
+/// those ignored as well, and a program would inherit that: so this goes past it.
+pub(crate) fn set_disposition(signal: libc::c_int, disposition: Disposition) {
+    // The kernel's structure begins with the handler, and the rest, flags and mask, may be 0.
+    let action: [u64; 4] = match disposition {
+        Disposition::Default => [libc::SIG_DFL as u64, 0, 0, 0],
+        Disposition::Ignored => [libc::SIG_IGN as u64, 0, 0, 0],
+    };
+    // SAFETY: the structure is as long as the kernel's longest (32 bytes on x86_64), outlives the
+    // call, and names no function; the last argument is the length of the kernel's signal set.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), ptr::null::<u64>(), 8);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::mount::{
 };
 use crate::network::{self, NetnsMode, ProxySockets};
 use crate::spec::{MASKED_PATHS, READ_ONLY_PATHS};
-use crate::sys::{self, MountAttributes};
+use crate::sys::{self, Disposition, MountAttributes};
 
 /// Lives the life of a container's first process. Ends by executing the program, or by telling
 /// the engine why not.
@@ -42,6 +42,7 @@ pub(super) fn run(socket: OwnedFd, network: Network) -> ! {
 fn prepare(socket: &OwnedFd, network: Network) -> Result<Fixtures, Failure> {
     die_with_parent().map_err(failure(Stage::Namespaces, None))?;
     sys::set_blocked_signals(&[]);
+    sys::set_disposition(libc::SIGPIPE, Disposition::Default);
     rustix::process::setsid().map_err(failure(Stage::Namespaces, None))?;
     // Files get the modes that are asked for; the program gets its own umask.
     rustix::process::umask(Mode::empty());
@@ -313,7 +314,7 @@ fn take_streams(
     let owner = (Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid)));
     if let Some(terminal) = terminal {
         // The group stays: devpts gives terminals to "tty".
-        rustix::fs::fchown(&terminal.slave, owner.0, None)?;
+        give(&terminal.slave, owner.0, None)?;
         rustix::process::ioctl_tiocsctty(&terminal.slave)?;
         for number in 0..3 {
             sys::duplicate_onto(&terminal.slave, number)?;
@@ -325,11 +326,19 @@ fn take_streams(
         let stream = stream.take().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         if plan.own_streams && number > 0 && plan.uid != 0 {
             // So that /dev/stdout can be opened by a user who is not root.
-            rustix::fs::fchown(&stream, owner.0, owner.1)?;
+            give(&stream, owner.0, owner.1)?;
         }
         sys::duplicate_onto(&stream, number as libc::c_int)?;
     }
     Ok(())
+}
+
+/// Changes the owner of a stream; that there is no such user is for the change of user to say.
+fn give(stream: &OwnedFd, uid: Option<Uid>, gid: Option<Gid>) -> io::Result<()> {
+    match rustix::fs::fchown(stream, uid, gid) {
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Closes everything but the streams and the socket, which becomes descriptor 3.

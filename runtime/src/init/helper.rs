@@ -11,7 +11,7 @@ use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavi
 
 use super::child;
 use super::handshake::{self, Ended, Made, Network, Order};
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, Disposition};
 
 /// A process that has not ended.
 struct Living {
@@ -39,6 +39,12 @@ impl Helper {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         // Ctrl-C at the engine's terminal is the engine's affair.
         rustix::process::setsid()?;
+        // Containers inherit what whoever started the engine left ignored.
+        for signal in 1..=64 {
+            sys::set_disposition(signal, Disposition::Default);
+        }
+        // An engine that does not read how a container ended is no reason to die.
+        sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
         sys::set_blocked_signals(&[libc::SIGCHLD]);
         let children = sys::signalfd(&[libc::SIGCHLD])?;
         Ok(Helper { living: BTreeMap::new(), children, oom_kills: oom_kills() })

@@ -110,7 +110,10 @@ impl Overlay {
     ) -> Result<Option<(String, String)>, BuildError> {
         match &self.writable {
             Writable::Nowhere => Ok(None),
-            Writable::Directory { upper, work } => Ok(Some((upper.clone(), work.clone()))),
+            Writable::Directory { upper, work } => {
+                forget_volatile(work);
+                Ok(Some((upper.clone(), work.clone())))
+            }
             Writable::Scratch => {
                 let refused = BuildError { errno: libc::EINVAL, log: None };
                 let scratch = workspace.scratch.ok_or(refused)?;
@@ -154,6 +157,16 @@ impl Overlay {
         sys::mount_setattr(&tree, MountAttributes { set: attributes, ..Default::default() })?;
         Ok(tree)
     }
+}
+
+/// Takes away the mark by which the kernel refuses a work directory that a `volatile` overlay has
+/// used: it speaks of changes lost in a crash, and what a crash may have spoilt is not used again
+/// anyway.
+fn forget_volatile(work: &str) {
+    let mark = format!("{work}/work/incompat/volatile");
+    // Mostly it is not there; if it cannot be removed, mounting says so.
+    let _ = rustix::fs::unlinkat(CWD, format!("{mark}/dirty"), AtFlags::empty());
+    let _ = rustix::fs::unlinkat(CWD, mark, AtFlags::REMOVEDIR);
 }
 
 /// Makes a fresh upper directory that looks like the root of the topmost layer, and its work

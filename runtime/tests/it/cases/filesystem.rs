@@ -23,8 +23,24 @@ cases! {
         injected_files_are_there_and_read_only,
         a_socket_can_be_bound,
         a_read_only_root_is_read_only,
+        an_upper_directory_can_be_used_again,
         many_layers_with_long_paths_are_mounted,
         the_engine_mounts_and_unmounts_a_snapshot;
+}
+
+/// The kernel refuses an upper directory that a `volatile` overlay has used before; one snapshot
+/// is mounted several times nevertheless: to copy into it, to run in it.
+fn an_upper_directory_can_be_used_again(_: Role) {
+    let sandbox = Sandbox::new();
+    let request = sandbox.request(&["sh", "-c", "echo x >> /etc/log; cat /etc/log"]);
+    let target = sandbox.path("target");
+    fs_err::create_dir(&target).unwrap();
+    {
+        let _guard = runtime::mount(&request.rootfs, &target).unwrap();
+        fs_err::write(target.join("etc/log"), "copied\n").unwrap();
+    }
+    assert_eq!(sandbox.run(&request).stdout, "copied\nx\n");
+    assert_eq!(sandbox.run(&request).stdout, "copied\nx\nx\n");
 }
 
 fn with_mounts(
@@ -158,12 +174,13 @@ fn a_bind_of_a_file_covers_a_file(_: Role) {
     let sandbox = Sandbox::new();
     let source = sandbox.path("source");
     fs_err::write(&source, "bound").unwrap();
+    fs_err::write(sandbox.path("lower/etc/there"), "covered").unwrap();
     let request = with_mounts(
         &sandbox,
-        "cat /a/new/file /bin/true",
+        "cat /a/new/file /etc/there",
         &[
             mount("/a/new/file", "bind", Some(&source), &["ro"]),
-            mount("/bin/true", "bind", Some(&source), &["ro"]),
+            mount("/etc/there", "bind", Some(&source), &["ro"]),
         ],
     );
     assert_eq!(sandbox.run(&request).stdout, "boundbound");

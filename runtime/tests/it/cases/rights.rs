@@ -22,7 +22,7 @@ cases! {
 }
 
 fn status(sandbox: &Sandbox, request: &ContainerRequest) -> String {
-    let mut request = request.clone();
+    let mut request = ContainerRequest { rootfs: vec![sandbox.rootfs()], ..request.clone() };
     let arguments = ["cat", "/proc/self/status"].map(str::to_owned).to_vec();
     request.spec.process_mut().as_mut().unwrap().set_args(Some(arguments));
     sandbox.run(&request).stdout
@@ -115,10 +115,11 @@ fn an_insecure_container_has_every_right_of_the_engine(_: Role) {
     let ours = fs_err::read_to_string("/proc/self/status").unwrap();
     assert_eq!(field(&inside, "CapEff"), field(&ours, "CapEff"));
     assert_eq!(field(&inside, "Seccomp"), field(&ours, "Seccomp"));
-    let script = "mount -t tmpfs none /tmp && echo mounted; echo inner > /proc/sys/kernel/hostname; \
-                  hostname; grep -c ' /sys sysfs rw' /proc/self/mounts";
+    let script = "mount -t tmpfs none /tmp && echo mounted; hostname inner; hostname; \
+                  grep -c -e ' /sys sysfs rw' -e ' /proc/' /proc/self/mounts";
     let arguments = ["sh", "-c", script].map(str::to_owned).to_vec();
     request.spec.process_mut().as_mut().unwrap().set_args(Some(arguments));
+    request.rootfs = vec![sandbox.rootfs()];
     let output = sandbox.run(&request);
     assert_eq!(output.stdout, "mounted\ninner\n1\n", "{output:?}");
 }
@@ -166,6 +167,7 @@ fn an_id_that_is_not_mapped_is_refused(_: Role) {
     request.spec.process_mut().as_mut().unwrap().user_mut().set_uid(1000);
     let error = sandbox.spawn(&request).unwrap_err();
     assert!(matches!(error, RuntimeError::Setup { stage: Stage::User, .. }), "{error:?}");
+    assert!(error.to_string().contains("usermod --add-subuids"), "{error}");
     let runtime::Identity::Single { reason, .. } = &sandbox.isolation.identity else {
         panic!("{:?}", sandbox.isolation)
     };
