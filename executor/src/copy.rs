@@ -551,3 +551,6 @@ fn failed<'a>(
     }
 }
 
+
+#[cfg(test)]
+mod tests;
