@@ -5,6 +5,10 @@
 //! in `testdata` where it is data.
 
 mod architecture;
+mod build;
 mod cases;
+mod examples;
+mod images;
 mod oci;
+mod run;
 mod sealed;

@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) configuration: Value,
-    pub(crate) manifest: Value,
     /// The layers from the base upwards.
     pub(crate) layers: Vec<Layer>,
 }
@@ -93,7 +92,7 @@ impl Image {
         let history = configuration["history"].as_array().unwrap_or(&empty);
         let full = history.iter().filter(|entry| entry["empty_layer"] != true).count();
         assert_eq!(full, descriptors.len(), "as many layers as full history entries: {history:?}");
-        Image { configuration, manifest, layers }
+        Image { configuration, layers }
     }
 }
 
