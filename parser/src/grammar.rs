@@ -40,18 +40,15 @@ pub(crate) fn flags(text: &str, escape: char) -> (Vec<RawFlag>, usize) {
     let rule = if escape == '`' { Rule::flags_backtick } else { Rule::flags_backslash };
     let Some(pairs) = parse(rule, text) else { return (Vec::new(), 0) };
     let mut flags = Vec::new();
-    let mut rest = text.len();
+    let mut end = 0;
     for pair in pairs {
-        match pair.as_rule() {
-            Rule::flag_backslash | Rule::flag_backtick => {
-                let span = pair.as_span();
-                flags.push(raw_flag(pair.as_str(), span.start()..span.end(), escape));
-            }
-            Rule::rest => rest = pair.as_span().start(),
-            _ => {}
+        let range = pair.as_span().start()..pair.as_span().end();
+        end = range.end;
+        if matches!(pair.as_rule(), Rule::flag_backslash | Rule::flag_backtick) {
+            flags.push(raw_flag(pair.as_str(), range, escape));
         }
     }
-    (flags, rest)
+    (flags, text.len() - text[end..].trim_start().len())
 }
 
 /// Splits a flag at its first `=` and removes quotes and escapes.
@@ -92,20 +89,27 @@ pub(crate) fn words(text: &str, escape: char) -> Vec<Range<usize>> {
         return plain_words(text);
     }
     let rule = if escape == '`' { Rule::words_backtick } else { Rule::words_backslash };
-    ranges(rule, text)
-}
-
-/// The words of `text`, at any blank.
-pub(crate) fn plain_words(text: &str) -> Vec<Range<usize>> {
-    ranges(Rule::plain_words, text)
-}
-
-fn ranges(rule: Rule, text: &str) -> Vec<Range<usize>> {
     let pairs = parse(rule, text).into_iter().flatten();
     pairs
         .filter(|pair| pair.as_rule() != Rule::EOI)
         .map(|pair| pair.as_span().start()..pair.as_span().end())
         .collect()
+}
+
+/// The words of `text` between blanks. Nothing nests or quotes here, so no grammar is asked.
+pub(crate) fn plain_words(text: &str) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let parts = text.split(is_blank).map(|part| {
+        let start = at;
+        at += part.len() + 1;
+        start..start + part.len()
+    });
+    parts.filter(|range| !range.is_empty()).collect()
+}
+
+/// What separates a keyword from its arguments, and plain words from each other: ASCII all of it.
+pub(crate) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r' | '\n')
 }
 
 /// What a text that may be the exec form is.
@@ -221,8 +225,11 @@ fn skip(mut chars: std::str::Chars<'_>, count: usize) -> std::str::Chars<'_> {
     chars
 }
 
+/// A field of a comma-separated value, quotes removed, and its place with them.
+pub(crate) type Field<'a> = (Cow<'a, str>, Range<usize>);
+
 /// The fields of a comma-separated value, or where a quote stands wrong.
-pub(crate) fn csv(text: &str) -> Result<Vec<(Cow<'_, str>, Range<usize>)>, usize> {
+pub(crate) fn csv(text: &str) -> Result<Vec<Field<'_>>, usize> {
     if !text.contains('"') {
         // Without quotes every comma ends a field.
         let mut at = 0;

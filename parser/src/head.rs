@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::ast::CommandForm;
 use crate::diagnostic::Diagnostic;
 use crate::flags::{Flags, Takes};
-use crate::grammar::{self, Json, RawFlag};
+use crate::grammar::{self, Json, RawFlag, is_blank};
 use crate::lexer::OffsetMap;
 use crate::span::{Span, Spanned};
 
@@ -142,11 +142,6 @@ pub(crate) fn trim(text: &str, range: Range<usize>) -> Range<usize> {
     let trimmed = part.trim_start();
     let start = range.start + (part.len() - trimmed.len());
     start..start + trimmed.trim_end().len()
-}
-
-/// What separates a keyword from its arguments, and words from each other.
-pub(crate) fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r' | '\n')
 }
 
 /// `text` as Go's `%q` prints it, as far as messages need it.

@@ -131,7 +131,7 @@ struct Linter<'a> {
 
 /// The keyword of an instruction as written.
 fn keyword(text: &str) -> &str {
-    text.split(crate::head::is_blank).next().unwrap_or_default()
+    text.split(crate::grammar::is_blank).next().unwrap_or_default()
 }
 
 /// The span of the keyword at the start of an instruction. A keyword cannot cross a joint unless
@@ -184,7 +184,8 @@ impl Linter<'_> {
         for stage in &dockerfile.stages {
             let Some(name) = &stage.name else { continue };
             let skip = &stage.skip;
-            let mut words = stage.text.split(crate::head::is_blank).rev().filter(|w| !w.is_empty());
+            let mut words =
+                stage.text.split(crate::grammar::is_blank).rev().filter(|w| !w.is_empty());
             let (written, between) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
             if written != name.as_str() {
                 let message = format!("Stage name '{written}' should be lowercase");

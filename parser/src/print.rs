@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
 use crate::ast::*;
-use crate::head::is_blank;
+use crate::grammar::is_blank;
 use crate::heredoc;
 use crate::lint::{Checks, Skip};
 use crate::span::Spanned;
@@ -254,7 +254,7 @@ fn write_words(f: &mut Formatter<'_>, words: &[&str], escape: char) -> fmt::Resu
             || word.ends_with(escape)
             || heredoc::parse_word(word, 0..word.len()).is_some()
     };
-    if words.iter().any(|word| awkward(word)) || words.first().is_some_and(|w| w.starts_with('[')) {
+    if words.iter().any(awkward) || words.first().is_some_and(|w| w.starts_with('[')) {
         f.write_char(' ')?;
         return write_json(f, words.iter().copied());
     }
@@ -307,8 +307,8 @@ fn write_healthcheck(f: &mut Formatter<'_>, healthcheck: &Healthcheck) -> fmt::R
 fn go_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     match nanos {
-        _ if nanos % 1_000_000_000 == 0 => format!("{}s", nanos / 1_000_000_000),
-        _ if nanos % 1_000_000 == 0 => format!("{}ms", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1_000_000_000) => format!("{}s", nanos / 1_000_000_000),
+        _ if nanos.is_multiple_of(1_000_000) => format!("{}ms", nanos / 1_000_000),
         _ => format!("{nanos}ns"),
     }
 }
