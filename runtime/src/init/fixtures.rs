@@ -10,7 +10,8 @@
 //! ├── root/               the root filesystem's place until pivot_root
 //! ├── spot/               something is mounted here for a moment
 //! ├── scratch/            writable layers in memory
-//! └── files/              files that were handed over in memory
+//! ├── files/              files that were handed over in memory
+//! └── nothing/            an empty read-only directory, shown over those to be hidden
 //! ```
 //!
 //! Nothing else is lost by covering /proc: it is not a source of anybody's mounts but as a
@@ -34,6 +35,7 @@ pub(super) const ROOT: &str = "/proc/root";
 pub(super) const SPOT: &str = "/proc/spot";
 pub(super) const SCRATCH: &str = "/proc/scratch";
 pub(super) const FILES: &str = "/proc/files";
+const NOTHING: &str = "/proc/nothing";
 pub(super) const PROC: &str = "/proc/proc";
 pub(super) const SYS: &str = "/proc/sys";
 pub(super) const DEV: &str = "/proc/dev";
@@ -68,10 +70,9 @@ impl Fixtures {
         let nothing = new_filesystem("tmpfs", &[], QUIET | libc::MOUNT_ATTR_RDONLY)
             .map_err(failure(Stage::Mask, None))?;
         // Only what is attached can be copied.
-        attach_at(&nothing, SPOT).map_err(failure(Stage::Mask, None))?;
+        attach_at(&nothing, NOTHING).map_err(failure(Stage::Mask, None))?;
         let fixtures = Fixtures { staging, dev, nothing, notes };
         fixtures.hide(&fixtures.staging, &MASKED_PATHS, &READ_ONLY_PATHS)?;
-        rustix::mount::unmount(SPOT, UnmountFlags::DETACH).map_err(failure(Stage::Mask, None))?;
         Ok(fixtures)
     }
 
@@ -151,7 +152,7 @@ fn stage() -> Result<OwnedFd, BuildError> {
         libc::MOUNT_ATTR_NOSUID,
     )?;
     attach_at(&staging, "/proc")?;
-    for name in ["proc", "sys", "dev", "root", "spot", "scratch", "files"] {
+    for name in ["proc", "sys", "dev", "root", "spot", "scratch", "files", "nothing"] {
         rustix::fs::mkdirat(&staging, name, Mode::from_raw_mode(0o755))?;
     }
     Ok(staging)

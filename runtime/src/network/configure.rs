@@ -4,7 +4,7 @@
 //! the proxy accepts a connection before it knows whether the far end does, so a program that
 //! prefers IPv6 would never fall back to IPv4.
 
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 
 use rustix::net::{AddressFamily, Protocol};
@@ -192,31 +192,42 @@ fn family_and_octets(address: IpAddr) -> (u8, Vec<u8>) {
 /// The own namespace is already the container's, but `/proc` still is the one outside: it names
 /// the parent as seen from there, and shows that process's routes. Anything unreadable is a no.
 pub(super) fn parent_has_ipv6_route() -> bool {
-    let Ok(stat) = fs_err::read_to_string("/proc/self/stat") else { return false };
-    let Some(parent) = parent_of(&stat) else { return false };
-    fs_err::read_to_string(format!("/proc/{parent}/net/ipv6_route"))
-        .is_ok_and(|routes| has_default_route(&routes))
+    // One read of both: the kernel composes these texts anew for every one.
+    let mut stat = [0; 512];
+    let length = fs_err::File::open("/proc/self/stat").and_then(|mut file| file.read(&mut stat));
+    let Ok(length) = length else { return false };
+    let Some(parent) = parent_of(&String::from_utf8_lossy(&stat[..length])) else { return false };
+    let Ok(routes) = fs_err::File::open(format!("/proc/{parent}/net/ipv6_route")) else {
+        return false;
+    };
+    BufReader::with_capacity(ROUTES_READ, routes)
+        .lines()
+        .map_while(Result::ok)
+        .take(MAX_ROUTES)
+        .any(|line| is_default_route(&line))
 }
+
+/// The table is walked from its root, where the default route is; a router may have a million more.
+const MAX_ROUTES: usize = 1000;
+const ROUTES_READ: usize = 16 * 1024;
 
 /// The parent's pid out of `/proc/<pid>/stat`: the second field behind the parenthesised name.
 fn parent_of(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|pid| *pid != 0)
 }
 
-/// Looks for a way to the internet in `/proc/net/ipv6_route`: a route to `::/0` or `2000::/3`
-/// (destination and prefix length are the first two columns, flags the ninth) that is neither on
-/// `lo` nor a reject route.
-fn has_default_route(routes: &str) -> bool {
+/// Whether a line of `/proc/net/ipv6_route` is a way to the internet: a route to `::/0` or
+/// `2000::/3` (destination and prefix length are the first two columns, flags the ninth) that is
+/// neither on `lo` nor a reject route.
+fn is_default_route(line: &str) -> bool {
     /// `RTF_REJECT`
     const REJECT: u32 = 0x200;
-    routes.lines().any(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let &[destination, length, .., flags, device] = columns.as_slice() else { return false };
-        let destination_is_any = (length == "00" && destination.bytes().all(|digit| digit == b'0'))
-            || (length == "03" && destination.starts_with("2000"));
-        let rejects = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT != 0);
-        destination_is_any && device != "lo" && !rejects
-    })
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    let &[destination, length, .., flags, device] = columns.as_slice() else { return false };
+    let everything = (length == "00" && destination.bytes().all(|digit| digit == b'0'))
+        || (length == "03" && destination.starts_with("2000"));
+    let rejects = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT != 0);
+    everything && device != "lo" && !rejects
 }
 
 #[cfg(test)]
@@ -227,7 +238,7 @@ mod tests {
 
     fn route_line(destination: &str, length: &str, flags: &str, device: &str) -> String {
         format!(
-            "{destination} {length} {ZERO} 00 {ZERO} 00000400 00000001 00000000 {flags} {device}\n"
+            "{destination} {length} {ZERO} 00 {ZERO} 00000400 00000001 00000000 {flags} {device}"
         )
     }
 
@@ -241,10 +252,10 @@ mod tests {
             (route_line(ZERO, "00", "00200200", "      lo"), false),
             (route_line(ZERO, "00", "00000200", "    eth0"), false),
             (route_line(local, "40", "00000001", "    eth0"), false),
-            ("nonsense\n".to_owned(), false),
+            ("nonsense".to_owned(), false),
             (String::new(), false),
         ] {
-            assert_eq!(has_default_route(&line), expected, "{line}");
+            assert_eq!(is_default_route(&line), expected, "{line}");
         }
     }
 

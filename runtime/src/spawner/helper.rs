@@ -107,17 +107,32 @@ extern "C" fn become_helper(argument: *mut c_void) -> libc::c_int {
 
 /// Our own program, such that whoever opens it through /proc/…/exe cannot write to it.
 fn read_only_self() -> io::Result<OwnedFd> {
+    match read_only_mount_of_self() {
+        Ok(tree) => Ok(tree),
+        // Not allowed, or the file has been deleted or replaced since: a copy.
+        Err(error) => {
+            tracing::debug!(%error, "the init helper is started from a copy in memory");
+            sealed_copy_of_self()
+        }
+    }
+}
+
+fn read_only_mount_of_self() -> io::Result<OwnedFd> {
+    // The link itself leads to the mount we were started from, which belongs to the namespace we
+    // have left and cannot be copied; its text leads to the same file through our own mounts.
+    let path = fs_err::read_link("/proc/self/exe")?;
     let tree = rustix::mount::open_tree(
         CWD,
-        "/proc/self/exe",
+        &path,
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    );
-    let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
-    match tree {
-        Ok(tree) if sys::mount_setattr(&tree, read_only).is_ok() => Ok(tree),
-        // Not allowed, or the file has been deleted since: a copy.
-        _ => sealed_copy_of_self(),
+    )?;
+    let (found, ours) = (rustix::fs::fstat(&tree)?, rustix::fs::stat("/proc/self/exe")?);
+    if (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino) {
+        return Err(io::Error::from_raw_os_error(libc::ESTALE));
     }
+    let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+    sys::mount_setattr(&tree, read_only)?;
+    Ok(tree)
 }
 
 fn sealed_copy_of_self() -> io::Result<OwnedFd> {

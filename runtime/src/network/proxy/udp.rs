@@ -125,7 +125,7 @@ pub(super) fn control_buffer() -> Vec<u8> {
 pub(super) fn receive(
     socket: &OwnedFd,
     buffer: &mut [u8],
-    control: &mut Vec<u8>,
+    control: &mut [u8],
 ) -> io::Result<Option<(FlowId, usize)>> {
     let mut slices = [IoSliceMut::new(&mut buffer[HEADROOM..])];
     let received = recvmsg::<SockaddrStorage>(

@@ -420,9 +420,10 @@ impl Worker {
         }
         for served in self.sessions.values_mut() {
             for queue in 0..served.idle.len() {
-                while let Some((_, key)) =
-                    served.idle[queue].pop_front_if(|(deadline, _)| *deadline <= self.now)
+                while let Some(&(deadline, key)) = served.idle[queue].front()
+                    && deadline <= self.now
                 {
+                    served.idle[queue].pop_front();
                     let Some(Place::Flow(flow)) = self.places.get_mut(key) else { continue };
                     if flow.deadline() > self.now {
                         served.idle[queue].push_back((flow.deadline(), key));
