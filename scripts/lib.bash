@@ -35,3 +35,9 @@ missing_programs() {
         command -v "$program" >/dev/null || echo "$program"
     done
 }
+
+# Whether this user may map a range of ids: newuidmap is there, and both files name the user.
+has_ranges() {
+    command -v newuidmap >/dev/null &&
+        grep -qsE "^($(id -un)|$(id -u)):" /etc/subuid && grep -qsE "^($(id -un)|$(id -u)):" /etc/subgid
+}

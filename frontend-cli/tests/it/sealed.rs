@@ -326,6 +326,21 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+/// Whether the caller can map more than himself: root, or somebody with subordinate ids and
+/// newuidmap. What needs that (Debian's package manager, buildah) is said to be left out otherwise.
+pub(crate) fn has_ranges() -> bool {
+    let script = ". \"$1\"/scripts/lib.bash; [ \"$(id -u)\" = 0 ] || has_ranges";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash"]).arg(repository());
+    let has = run(command, PATIENCE).code == 0;
+    if !has {
+        eprintln!(
+            "left out: needs root or subordinate ids (package uidmap, a line in /etc/subuid)"
+        );
+    }
+    has
+}
+
 /// Where the archives of the base images lie: `target/images`, unless the environment names a place.
 pub(crate) fn images() -> &'static Path {
     static IMAGES: OnceLock<PathBuf> = OnceLock::new();
