@@ -1,0 +1,473 @@
+//! What was typed: the command line as clap reads it, before anything is made of it.
+//!
+//! Flags are those of `docker build`, `docker run` and `docker image`, word for word. A flag stands
+//! here only if it works; an unknown one is an error with the nearest known one as a hint. What the
+//! words *mean* is decided by the commands (`commands::build::BuildOptions` and its like).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds images from Dockerfiles, runs and publishes them: one binary, no daemon, root optional.
+#[derive(Debug, Parser)]
+#[command(name = "strake", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Where images, layers and the build cache live [default: /var/lib/strake as root, else
+    /// $XDG_DATA_HOME/strake]
+    #[arg(long, global = true, env = "STRAKE_ROOT", value_name = "DIR", hide_env_values = true)]
+    pub(crate) root: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Run a command in a new container
+    Run(Box<RunArgs>),
+    /// List images
+    Images(ListArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Remove images
+    Rmi(RemoveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Make an image of a root file system archive
+    Import(ImportArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Publish an image to a registry
+    Push(PushArgs),
+    /// Show the steps that made an image
+    History(HistoryArgs),
+    /// Show images in full, as JSON
+    Inspect(InspectArgs),
+    /// Explain the cache hits and misses of the last build
+    Why(WhyArgs),
+    /// List containers that were kept
+    Ps(PsArgs),
+    /// Remove containers that were kept
+    Rm(RmArgs),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Show images in full, as JSON
+    Inspect(InspectArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Make an image of a root file system archive
+    Import(ImportArgs),
+    /// Fetch an image from a registry
+    Pull(PullArgs),
+    /// Publish an image to a registry
+    Push(PushArgs),
+    /// Show the steps that made an image
+    History(HistoryArgs),
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// A live view on a terminal, else plain
+    Auto,
+    /// Lines of text
+    Plain,
+    /// A live view
+    Tty,
+    /// Nothing but the result
+    Quiet,
+    /// Nothing at all
+    None,
+    /// One JSON object a line, as BuildKit's clients read it
+    Rawjson,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Name of the image, `name[:tag]`; may be given several times
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(crate) tags: Vec<String>,
+
+    /// The Dockerfile, `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+
+    /// Value of an ARG; without `=VALUE` it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub(crate) build_args: Vec<String>,
+
+    /// Another source of files or images: NAME=PATH, docker-image://REF, oci-layout://PATH, git or
+    /// HTTP URL
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub(crate) build_contexts: Vec<String>,
+
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+
+    /// Build for these platforms, such as linux/amd64
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', env = "DOCKER_DEFAULT_PLATFORM")]
+    pub(crate) platform: Vec<String>,
+
+    /// Execute every step, whatever the cache holds
+    #[arg(long, conflicts_with = "no_cache_filter")]
+    pub(crate) no_cache: bool,
+
+    /// Execute every step of these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+
+    /// Always ask the registry for the base images
+    #[arg(long)]
+    pub(crate) pull: bool,
+
+    /// Print the image's id and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// How progress is shown
+    #[arg(long, value_enum, default_value = "auto", env = "BUILDKIT_PROGRESS", hide_env = true)]
+    pub(crate) progress: ProgressMode,
+
+    /// Where the result goes: type=image|oci|docker|tar|local|registry,dest=…; a path alone is a
+    /// local directory, `-` a tar on standard output
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub(crate) outputs: Vec<String>,
+
+    /// Publish the result: the same as -o type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+
+    /// Keep the result in the local store beside other outputs
+    #[arg(long)]
+    pub(crate) load: bool,
+
+    /// A label of the image
+    #[arg(long = "label", value_name = "KEY[=VALUE]")]
+    pub(crate) labels: Vec<String>,
+
+    /// A secret for RUN --mount=type=secret: id=ID[,src=FILE|env=NAME]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(crate) secrets: Vec<String>,
+
+    /// An agent socket for RUN --mount=type=ssh: default or ID[=SOCKET]
+    #[arg(long = "ssh", value_name = "SPEC")]
+    pub(crate) ssh: Vec<String>,
+
+    /// A line of /etc/hosts while building
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub(crate) add_hosts: Vec<String>,
+
+    /// Network of the RUN steps
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub(crate) network: String,
+
+    /// Grants to the build: network.host, security.insecure
+    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+
+    /// Size of /dev/shm in RUN steps
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
+
+    /// Limits of RUN steps, NAME=SOFT[:HARD]
+    #[arg(long = "ulimit", value_name = "LIMIT")]
+    pub(crate) ulimits: Vec<String>,
+
+    /// Write the image's id to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+
+    /// Write what is known of the result to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+
+    /// How many steps may run at the same time [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_parallelism: Option<usize>,
+
+    /// The context: a directory, `-` for a tar archive or a Dockerfile on standard input, or a URL
+    #[arg(value_name = "PATH|URL|-")]
+    pub(crate) context: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// Give the process a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+
+    /// An environment variable; without `=VALUE` it is taken from the environment
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+
+    /// Environment variables from a file
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub(crate) env_files: Vec<PathBuf>,
+
+    /// Mount a directory or a volume: SOURCE:TARGET[:ro]
+    #[arg(short, long = "volume", value_name = "SPEC")]
+    pub(crate) volumes: Vec<String>,
+
+    /// Mount a tmpfs
+    #[arg(long = "tmpfs", value_name = "TARGET[:OPTIONS]")]
+    pub(crate) tmpfs: Vec<String>,
+
+    /// Working directory of the process
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+
+    /// User of the process: NAME|UID[:GROUP|GID]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// Name of the container
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Host name of the container
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+
+    /// Replaces the image's ENTRYPOINT
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+
+    /// Network of the container
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "none|host|default",
+        default_value = "default"
+    )]
+    pub(crate) network: String,
+
+    /// A line of /etc/hosts
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub(crate) add_hosts: Vec<String>,
+
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// Lift the sandbox's restrictions: all capabilities, no seccomp filter
+    #[arg(long)]
+    pub(crate) privileged: bool,
+
+    /// Platform of the image
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub(crate) platform: Option<String>,
+
+    /// When to ask the registry for the image
+    #[arg(long, value_enum, default_value = "missing")]
+    pub(crate) pull: PullPolicy,
+
+    /// The image: a name, a name with digest, or an id
+    pub(crate) image: String,
+
+    /// The command and its arguments, instead of the image's CMD
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// When the registry is asked for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// Always
+    Always,
+    /// When the image is not in the local store
+    Missing,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Ids in full length
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Digests too
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// `table` or `json` (one object a line)
+    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub(crate) format: String,
+    /// Only images of this name
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names or ids of images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Remove the image even if it has other names
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Names or ids of images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or id of an image
+    #[arg(value_name = "IMAGE")]
+    pub(crate) source: String,
+    /// The new name
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) target: String,
+}
+
+/// The layout of an image archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArchiveFormat {
+    /// What `docker load` reads
+    DockerArchive,
+    /// An OCI image layout
+    OciArchive,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Layout of the archive
+    #[arg(long, value_enum, default_value = "docker-archive")]
+    pub(crate) format: ArchiveFormat,
+    /// Names or ids of images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The archive, or an OCI layout directory [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Apply a Dockerfile instruction to the image's configuration
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub(crate) changes: Vec<String>,
+    /// Comment in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// Platform of the image [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// The archive, plain or compressed; `-` for standard input
+    #[arg(value_name = "FILE|-")]
+    pub(crate) source: String,
+    /// Name of the image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Say nothing but the image's name
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Platform of the image [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// Name of the image
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Say nothing but the digest
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Name of the image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Texts in full length
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Name or id of an image
+    pub(crate) image: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// Only steps whose name contains this text [default: every step that was executed]
+    pub(crate) step: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Ended containers too: all that are kept have ended, so that this changes nothing
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Names or ids of containers
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}

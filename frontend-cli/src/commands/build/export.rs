@@ -1,0 +1,361 @@
+//! From a solution to images, archives and directories.
+
+use std::io::Write;
+use std::path::Path;
+
+use cache::image::Image;
+use cache::oci::{Digest, ImageName, Platform};
+use cache::remote::{PushTarget, Registries};
+use cache::snapshot::Snapshot;
+use exporter::{
+    ArchiveFormat, ArchiveOptions, AssembleOptions, Destination as Archive, LocalMode,
+    LocalOptions, PushOptions, SaveImage,
+};
+use serde_json::json;
+use solver::Solution;
+
+use super::images::ImageResolver;
+use super::options::BuildOptions;
+use super::output::{Destination, Output, OutputKind};
+use crate::commands::engine::{Engine, store_error};
+use crate::commands::stdout_takes_data;
+use crate::dockerfile::Lowered;
+use crate::progress::{Outcome, Progress, StepId};
+use crate::report::CliError;
+
+/// What came of one platform.
+pub(super) struct Built {
+    platform: Platform,
+    snapshot: Option<Snapshot>,
+    /// Absent where only the files were asked for.
+    image: Option<Image>,
+}
+
+impl Built {
+    /// The image's id.
+    pub(super) fn id(&self) -> Option<Digest> {
+        self.image.as_ref().map(|image| image.config_digest)
+    }
+}
+
+/// See the module.
+pub(super) struct Exporter<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) options: &'a BuildOptions,
+    pub(super) registries: &'a Registries,
+    pub(super) resolver: &'a ImageResolver,
+    pub(super) progress: &'a Progress,
+}
+
+impl Exporter<'_> {
+    pub(super) async fn export(
+        &self,
+        targets: Vec<(Platform, Lowered)>,
+        solution: &Solution,
+    ) -> Result<Vec<Built>, CliError> {
+        let mut built = Vec::new();
+        for ((platform, lowered), output) in targets.into_iter().zip(&solution.outputs) {
+            let snapshot = match &output.snapshot {
+                None => None,
+                Some(id) => {
+                    let snapshot = self.engine.store.snapshots().get(id).map_err(store_error)?;
+                    Some(snapshot.ok_or_else(|| {
+                        CliError::internal("the build's result is gone from the store")
+                    })?)
+                }
+            };
+            let wants_image = self.options.outputs.iter().any(Output::is_image);
+            let image = match wants_image {
+                true => Some(self.assemble(&lowered, snapshot.clone()).await?),
+                false => None,
+            };
+            built.push(Built { platform, snapshot, image });
+        }
+        for output in &self.options.outputs {
+            self.write(output, &built).await?;
+        }
+        self.write_files(&built)?;
+        Ok(built)
+    }
+
+    async fn assemble(
+        &self,
+        lowered: &Lowered,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Image, CliError> {
+        let step = self.progress.begin("exporting to image");
+        let base =
+            lowered.base.as_ref().and_then(|request| self.resolver.found.get(request)).cloned();
+        let (store, config) = (self.engine.store.clone(), lowered.config.clone());
+        let options =
+            AssembleOptions { source_date_epoch: self.epoch()?, ..AssembleOptions::default() };
+        let assembled = tokio::task::spawn_blocking(move || {
+            exporter::assemble(&store, snapshot.as_ref(), base.as_ref(), config, &options)
+        })
+        .await
+        .map_err(|error| CliError::internal(error.to_string()))?;
+        let image = self.settle(
+            step,
+            assembled.map_err(|error| CliError::caused("cannot make the image", &error)),
+        )?;
+        Ok(image)
+    }
+
+    async fn write(&self, output: &Output, built: &[Built]) -> Result<(), CliError> {
+        let names: Vec<ImageName> =
+            self.options.tags.iter().chain(&output.names).cloned().collect();
+        match &output.kind {
+            OutputKind::CacheOnly => Ok(()),
+            OutputKind::Image { push, push_by_digest } => {
+                let step = self.progress.begin("naming the image");
+                let result = self.name(built, &names, step);
+                self.settle(step, result)?;
+                match push {
+                    true => self.push(output, built, &names, *push_by_digest).await,
+                    false => Ok(()),
+                }
+            }
+            OutputKind::Oci { dest, is_directory } => {
+                let step = self.progress.begin("exporting to oci image format");
+                let result =
+                    self.archive(output, ArchiveFormat::Oci, dest, *is_directory, built, &names);
+                self.settle(step, result)
+            }
+            OutputKind::Docker { dest } => {
+                if built.len() > 1 {
+                    return Err(CliError::input(
+                        "docker exporter does not currently support exporting manifest lists",
+                    )
+                    .hint("build one platform, or use type=oci"));
+                }
+                let step = self.progress.begin("exporting to docker image format");
+                let result =
+                    self.archive(output, ArchiveFormat::Docker, dest, false, built, &names);
+                self.settle(step, result)
+            }
+            OutputKind::Tar { dest } => {
+                let step = self.progress.begin("exporting to client tarball");
+                let result = self.tar(dest, built);
+                self.settle(step, result)
+            }
+            OutputKind::Local { dest, delete } => {
+                let step = self.progress.begin("exporting to client directory");
+                let result = self.local(dest, *delete, built);
+                self.settle(step, result)
+            }
+        }
+    }
+
+    fn settle<T>(&self, step: StepId, result: Result<T, CliError>) -> Result<T, CliError> {
+        self.progress.finish(
+            step,
+            match &result {
+                Ok(_) => Outcome::Done,
+                Err(_) => Outcome::Failed("the export failed".into()),
+            },
+        );
+        result
+    }
+
+    fn name(&self, built: &[Built], names: &[ImageName], step: StepId) -> Result<(), CliError> {
+        for image in built.iter().filter_map(|built| built.image.as_ref()) {
+            self.progress.log(step, &format!("writing image {}", image.config_digest));
+            for name in names {
+                self.engine.store.images().tag(image, name).map_err(|error| {
+                    CliError::caused(format!("cannot name the image {}", name.familiar()), &error)
+                })?;
+                self.progress.log(step, &format!("naming to {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(
+        &self,
+        output: &Output,
+        built: &[Built],
+        names: &[ImageName],
+        by_digest: bool,
+    ) -> Result<(), CliError> {
+        if names.is_empty() {
+            return Err(CliError::input("nothing can be pushed without a name")
+                .hint("name the image with -t NAME[:TAG]"));
+        }
+        let [Built { image: Some(image), .. }] = built else {
+            return Err(CliError::input(
+                "pushing an index of several platforms is not supported yet",
+            )
+            .hint("push one platform, or export the index with -o type=oci"));
+        };
+        let options = PushOptions {
+            form: output.form,
+            target: if by_digest { PushTarget::Digest } else { PushTarget::Name },
+            annotations: output.annotations.clone(),
+        };
+        for name in names {
+            let step = self.progress.begin(&format!("pushing {name}"));
+            let progress = |_: &cache::oci::Descriptor, _: u64, _: u64| {};
+            let pushed = exporter::push(
+                &self.engine.store,
+                self.registries,
+                image,
+                name,
+                &options,
+                &progress,
+            )
+            .await;
+            let digest = self.settle(
+                step,
+                pushed.map_err(|error| {
+                    CliError::caused(format!("cannot push {}", name.familiar()), &error)
+                }),
+            )?;
+            self.progress.log(step, &format!("pushed {name}@{digest}"));
+        }
+        Ok(())
+    }
+
+    fn archive(
+        &self,
+        output: &Output,
+        format: ArchiveFormat,
+        dest: &Destination,
+        is_directory: bool,
+        built: &[Built],
+        names: &[ImageName],
+    ) -> Result<(), CliError> {
+        let images: Vec<SaveImage<'_>> = built
+            .iter()
+            .filter_map(|built| built.image.as_ref())
+            .map(|image| SaveImage { image, names })
+            .collect();
+        let options =
+            ArchiveOptions { format, form: output.form, annotations: output.annotations.clone() };
+        let store = &self.engine.store;
+        let written = match dest {
+            Destination::File(path) if is_directory => {
+                exporter::save_directory(store, &images, &options, path)
+            }
+            Destination::File(path) => {
+                exporter::save(store, &images, &options, Archive::File(path))
+            }
+            Destination::Stdout => {
+                stdout_takes_data()?;
+                exporter::save(
+                    store,
+                    &images,
+                    &options,
+                    Archive::Writer(&mut std::io::stdout().lock()),
+                )
+            }
+        };
+        written.map(|_| ()).map_err(|error| CliError::caused("cannot write the archive", &error))
+    }
+
+    fn tar(&self, dest: &Destination, built: &[Built]) -> Result<(), CliError> {
+        let [built] = built else {
+            return Err(CliError::input("a tar of several platforms is not supported yet"));
+        };
+        let epoch = self.epoch()?;
+        let written = match dest {
+            Destination::File(path) => {
+                exporter::write_tar(built.snapshot.as_ref(), epoch, Archive::File(path))
+            }
+            Destination::Stdout => {
+                stdout_takes_data()?;
+                let mut stdout = std::io::stdout().lock();
+                exporter::write_tar(built.snapshot.as_ref(), epoch, Archive::Writer(&mut stdout))
+            }
+        };
+        written.map_err(|error| CliError::caused("cannot write the tar", &error))
+    }
+
+    fn local(&self, dest: &Path, delete: bool, built: &[Built]) -> Result<(), CliError> {
+        let options = LocalOptions {
+            mode: if delete { LocalMode::Delete } else { LocalMode::Merge },
+            source_date_epoch: self.epoch()?,
+        };
+        for one in built {
+            let directory = match built.len() {
+                1 => dest.to_owned(),
+                _ => dest.join(one.platform.to_string().replace('/', "_")),
+            };
+            exporter::write_local(one.snapshot.as_ref(), options, &directory).map_err(|error| {
+                CliError::caused(
+                    format!("cannot write the files to `{}`", directory.display()),
+                    &error,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn epoch(&self) -> Result<Option<i64>, CliError> {
+        match self.options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
+            None | Some("") => Ok(None),
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| CliError::input(format!("invalid SOURCE_DATE_EPOCH: {text}"))),
+        }
+    }
+
+    /// `--iidfile` and `--metadata-file`.
+    fn write_files(&self, built: &[Built]) -> Result<(), CliError> {
+        let image = built.iter().find_map(|built| built.image.as_ref());
+        if let Some(path) = &self.options.iidfile {
+            let image =
+                image.ok_or_else(|| CliError::input("--iidfile needs an image as the output"))?;
+            write_whole(path, image.config_digest.to_string().as_bytes())?;
+        }
+        if let Some(path) = &self.options.metadata_file {
+            let names: Vec<String> = self.options.tags.iter().map(ToString::to_string).collect();
+            let mut metadata = json!({});
+            if let Some(image) = image {
+                metadata["containerimage.config.digest"] = json!(image.config_digest);
+                metadata["containerimage.digest"] = json!(image.manifest_digest);
+            }
+            if !names.is_empty() {
+                metadata["image.name"] = json!(names.join(","));
+            }
+            write_whole(path, format!("{metadata:#}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file beside its final name and renames it, so that nobody reads half of it.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let written = fs_err::File::create(&name)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs_err::rename(&name, path));
+    written.map_err(|error| CliError::caused(format!("cannot write `{}`", path.display()), &error))
+}
+
+/// Loads an `oci-layout://` context into the store and gives the name it has there.
+pub(super) fn load_layout(engine: &Engine, name: &str, path: &Path) -> Result<ImageName, CliError> {
+    let text = path.display().to_string();
+    let (path, digest) = match text.split_once('@') {
+        Some((path, digest)) => (path.to_owned(), Some(digest.to_owned())),
+        None => (text.clone(), None),
+    };
+    let loaded = exporter::load_directory(&engine.store, Path::new(&path)).map_err(|error| {
+        CliError::caused(format!("cannot load the build context `{name}` from `{path}`"), &error)
+    })?;
+    let chosen = loaded.iter().find(|loaded| match &digest {
+        Some(digest) => loaded.image.manifest_digest.to_string() == *digest,
+        None => loaded.image.config.platform().matches(&Platform::host()),
+    });
+    let chosen = chosen.ok_or_else(|| {
+        CliError::input(format!("the layout `{path}` has no image for the build context `{name}`"))
+    })?;
+    let reference = format!("strake.local/context@{}", chosen.image.manifest_digest);
+    let image: ImageName =
+        reference.parse().map_err(|error| CliError::internal(format!("{error}")))?;
+    engine.store.images().tag(&chosen.image, &image).map_err(|error| {
+        CliError::caused(format!("cannot keep the build context `{name}`"), &error)
+    })?;
+    Ok(image)
+}

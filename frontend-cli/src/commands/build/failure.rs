@@ -1,0 +1,185 @@
+//! Failures of a build in the user's terms: the lines of the Dockerfile, the last output, what to
+//! do about it.
+
+use std::error::Error;
+
+use executor::ExecutorError;
+use parser::{Diagnostic, LineIndex};
+use solver::llb::SourceLocation;
+use solver::{OpError, SolveError};
+
+use super::source::{BuildSource, IgnoreFile};
+use crate::commands::engine::storage_hint;
+use crate::dockerfile::Fault;
+use crate::report::{CliError, ErrorKind, Excerpt, Problem, chain};
+
+/// Lines of a failed step's output that are repeated below the error.
+const TAIL_LINES: usize = 8;
+
+/// Turns failures into reports, with the Dockerfile at hand.
+pub(super) struct FailureReporter<'a> {
+    file: &'a str,
+    text: String,
+    lines: LineIndex,
+    ignore: &'a IgnoreFile,
+}
+
+impl<'a> FailureReporter<'a> {
+    pub(super) fn new(source: &'a BuildSource) -> Self {
+        let text = source.lossy();
+        let lines = LineIndex::new(text.as_bytes());
+        FailureReporter { file: &source.file, text, lines, ignore: &source.ignore }
+    }
+
+    pub(super) fn excerpt(&self, span: parser::Span) -> Excerpt {
+        Excerpt {
+            file: self.file.to_owned(),
+            source: self.text.clone(),
+            span: span.start..span.end,
+            label: None,
+        }
+    }
+
+    /// All errors of the parser at once.
+    pub(super) fn parse_errors(&self, diagnostics: &[Diagnostic]) -> CliError {
+        let problems =
+            diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).map(|diagnostic| {
+                let problem = Problem::new(&diagnostic.message).at(self.excerpt(diagnostic.span));
+                match &diagnostic.hint {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                }
+            });
+        CliError::new(ErrorKind::Input, problems.collect())
+    }
+
+    pub(super) fn faults(&self, faults: Vec<Fault>) -> CliError {
+        let problems = faults.into_iter().map(|fault| {
+            let mut problem = Problem::new(fault.message);
+            if let Some(span) = fault.span {
+                problem = problem.at(self.excerpt(span));
+            }
+            match fault.hint {
+                Some(hint) => problem.hint(hint),
+                None => problem,
+            }
+        });
+        CliError::new(ErrorKind::Input, problems.collect())
+    }
+
+    /// `Dockerfile:3: message`, for the progress.
+    pub(super) fn warning(&self, rule: &str, fault: &Fault) -> String {
+        let place =
+            fault.span.map(|span| format!(" ({}:{})", self.file, self.lines.line(span.start)));
+        let hint = fault.hint.as_ref().map(|hint| format!(", {hint}")).unwrap_or_default();
+        format!("{rule}: {}{hint}{}", fault.message, place.unwrap_or_default())
+    }
+
+    pub(super) fn solve_error(&self, error: &SolveError) -> CliError {
+        let SolveError::Op { vertex, cause, .. } = error else {
+            return CliError::internal(chain(error));
+        };
+        let instruction =
+            vertex.meta.name.split_once("] ").map_or(vertex.meta.name.as_str(), |(_, text)| text);
+        let mut problem = match &**cause {
+            OpError::Exit { code, signal, oom, .. } => {
+                Problem::new(format!("`{instruction}` {}", ending(*code, *signal, *oom)))
+            }
+            OpError::Worker(cause) => self.worker_problem(instruction, cause.as_ref()),
+        };
+        if let Some(location) = &vertex.meta.source {
+            problem = problem.at(self.excerpt_of(location, vertex.meta.stage.as_deref()));
+        }
+        let tail = cause.log_tail();
+        let tail = tail[tail.len().saturating_sub(TAIL_LINES)..].join("\n");
+        if !tail.is_empty() {
+            problem = problem.note(format!("last output: {tail}"));
+        }
+        let kind = match &**cause {
+            OpError::Exit { .. } => ErrorKind::Input,
+            OpError::Worker(_) => ErrorKind::Environment,
+        };
+        CliError::new(kind, vec![problem])
+    }
+
+    fn worker_problem(
+        &self,
+        instruction: &str,
+        cause: &(dyn Error + Send + Sync + 'static),
+    ) -> Problem {
+        let Some(error) = cause.downcast_ref::<ExecutorError>() else {
+            return Problem::new(format!("`{instruction}` failed")).note(chain(cause));
+        };
+        let mut problem = match error {
+            ExecutorError::NotFound { path, tree, excluded_by, .. } => {
+                let problem = Problem::new(format!("`{path}` is not in {tree}: not found"));
+                match excluded_by {
+                    Some(rule) => problem.hint(self.ignored(path, rule.rule, &rule.pattern)),
+                    None => problem,
+                }
+            }
+            ExecutorError::Runtime(error) => {
+                Problem::new(format!("`{instruction}` could not be started")).note(chain(error))
+            }
+            error => Problem::new(format!("`{instruction}` failed")).note(chain(error)),
+        };
+        if let Some(near) = error.near_names().first() {
+            problem = problem.hint(format!("did you mean `{near}`?"));
+        }
+        if let Some(hint) = io_cause(error).and_then(storage_hint) {
+            problem = problem.hint(hint);
+        }
+        problem
+    }
+
+    fn ignored(&self, path: &str, rule: usize, pattern: &str) -> String {
+        match self.ignore.lines.get(rule) {
+            Some(line) => format!(
+                "`{}` line {} (`{}`) excludes `{path}`",
+                self.ignore.name, line.line, line.text
+            ),
+            None => format!("the ignore pattern `{pattern}` excludes `{path}`"),
+        }
+    }
+
+    fn excerpt_of(&self, location: &SourceLocation, stage: Option<&str>) -> Excerpt {
+        let mut start = None;
+        let mut end = 0;
+        let mut offset = 0;
+        for (number, line) in (1..).zip(self.text.split_inclusive('\n')) {
+            if number >= location.first_line && number <= location.last_line {
+                start.get_or_insert(offset);
+                end = offset + line.trim_end().len();
+            }
+            offset += line.len();
+        }
+        let start = start.unwrap_or(0);
+        Excerpt {
+            file: location.file.clone(),
+            source: self.text.clone(),
+            span: start..end.max(start),
+            label: stage.map(|stage| format!("stage `{stage}`")),
+        }
+    }
+}
+
+fn ending(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
+    let ending = match (code, signal) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended in an unknown way".to_owned(),
+    };
+    if oom { format!("{ending}: out of memory") } else { ending }
+}
+
+/// The system's answer at the end of a chain of causes.
+fn io_cause<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e std::io::Error> {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return Some(io);
+        }
+        cause = inner.source();
+    }
+    None
+}

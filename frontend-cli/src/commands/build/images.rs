@@ -1,0 +1,125 @@
+//! Base images: their identities first, their layers only when a step needs them.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use cache::Store;
+use cache::image::Image;
+use cache::image::unpack::{layers_needed, unpack_image};
+use cache::oci::{ImageName, Platform};
+use cache::remote::{Registries, RemoteError};
+use cache::snapshot::Snapshot;
+use futures_util::future::try_join_all;
+
+use crate::dockerfile::{ImageRequest, RequestedImage, ResolvedImage, ResolvedImages};
+use crate::progress::{Outcome, Progress};
+use crate::report::{CliError, ErrorKind, Excerpt, Problem, chain};
+
+/// Finds images in the local store and in registries.
+pub(crate) struct ImageResolver {
+    pub(crate) store: Store,
+    pub(crate) registries: Registries,
+    /// Ask the registry even for what is here.
+    pub(crate) pull: bool,
+    /// Names of `oci-layout://` contexts that were loaded.
+    pub(crate) found: BTreeMap<ImageRequest, Image>,
+}
+
+impl ImageResolver {
+    /// Resolves what is not resolved yet, all at the same time.
+    pub(super) async fn resolve(
+        &mut self,
+        requests: &[RequestedImage],
+        progress: &Progress,
+        excerpt: &(dyn Fn(parser::Span) -> Excerpt + Sync),
+    ) -> Result<(), CliError> {
+        let this = &*self;
+        let open = requests.iter().filter(|wanted| !this.found.contains_key(&wanted.request));
+        let resolved = try_join_all(open.map(|wanted| async move {
+            let request = &wanted.request;
+            let step = progress.begin(&format!("[internal] load metadata for {}", request.name));
+            match this.resolve_one(&request.name, &request.platform).await {
+                Ok(image) => {
+                    progress.finish(step, Outcome::Done);
+                    Ok((request.clone(), image))
+                }
+                Err(error) => {
+                    progress.finish(step, Outcome::Failed(error.to_string()));
+                    Err(resolve_error(&request.name, &error, wanted.span.map(excerpt)))
+                }
+            }
+        }))
+        .await?;
+        self.found.extend(resolved);
+        Ok(())
+    }
+
+    /// The local store first: no socket is opened for what is here.
+    pub(crate) async fn resolve_one(
+        &self,
+        name: &ImageName,
+        platform: &Platform,
+    ) -> Result<Image, RemoteError> {
+        if !self.pull
+            && let Some(image) = self.store.images().get(name, platform)?
+        {
+            return Ok(image);
+        }
+        let resolved = self.registries.resolve(name, platform, self.store.blobs()).await?;
+        Ok(resolved.image)
+    }
+
+    /// What the lowering needs to know.
+    pub(super) fn resolved(&self) -> ResolvedImages {
+        let identity = |image: &Image| ResolvedImage {
+            manifest: image.manifest_digest,
+            config_digest: image.config_digest,
+            config: image.config.clone(),
+        };
+        self.found.iter().map(|(request, image)| (request.clone(), identity(image))).collect()
+    }
+}
+
+pub(crate) fn resolve_error(
+    name: &ImageName,
+    error: &RemoteError,
+    excerpt: Option<Excerpt>,
+) -> CliError {
+    let mut problem =
+        Problem::new(format!("cannot resolve image `{}`", name.familiar())).note(chain(error));
+    if let Some(excerpt) = excerpt {
+        problem = problem.at(excerpt);
+    }
+    problem = problem.hint(format!(
+        "the image is not in the local store (`strake images`); import or load it there as `{}`, or make its registry reachable",
+        name.familiar()
+    ));
+    CliError::new(ErrorKind::Environment, vec![problem])
+}
+
+/// Brings the layers of images here.
+pub(crate) struct ImageFetcher {
+    pub(crate) store: Store,
+    pub(crate) registries: Registries,
+}
+
+impl ImageFetcher {
+    /// The file tree of an image, fetched and unpacked as far as it is not here yet.
+    pub(crate) async fn tree(
+        &self,
+        name: &ImageName,
+        image: &Image,
+        report: &(dyn Fn(&str, u64, u64) + Send + Sync),
+    ) -> Result<Option<Snapshot>, Box<dyn Error + Send + Sync>> {
+        let missing = layers_needed(&self.store, image)?;
+        try_join_all(missing.iter().map(|layer| async move {
+            let id = layer.digest().to_string();
+            let progress = |current: u64, total: u64| report(&id, current, total);
+            self.registries.fetch_layer(name, layer, self.store.blobs(), &progress).await
+        }))
+        .await?;
+        let (store, image) = (self.store.clone(), image.clone());
+        let snapshot = tokio::task::spawn_blocking(move || unpack_image(&store, &image)).await??;
+        Ok(snapshot)
+    }
+}

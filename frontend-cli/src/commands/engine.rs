@@ -1,0 +1,199 @@
+//! What commands work with: the store, the namespaces, the helper that starts containers, and the
+//! async runtime; opened in the one order that is right.
+//!
+//! Namespaces can only be entered before the first thread starts, and the store must be opened by
+//! whom we are inside of them.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cache::Store;
+use cache::StoreError;
+use cache::image::Image;
+use cache::oci::{ImageName, Platform};
+use cache::remote::{CredentialFiles, Registries, RegistryConfig};
+use runtime::{Identity, Spawner};
+
+use crate::report::{CliError, chain};
+
+/// How long a command waits at its end for old trees to be deleted.
+const TRASH_PATIENCE: Duration = Duration::from_millis(0);
+
+/// What a command does with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Needs {
+    /// Reads or names images.
+    Documents,
+    /// Reads or writes file trees, whose files have any owner.
+    Trees,
+    /// Starts containers.
+    Containers,
+}
+
+/// See the module.
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    identity: Option<Identity>,
+    spawner: Option<Arc<Spawner>>,
+}
+
+impl Engine {
+    pub(crate) fn open(root: Option<PathBuf>, needs: Needs) -> Result<Engine, CliError> {
+        // Before the namespaces: inside of them everybody is uid 0.
+        let root = root.unwrap_or_else(Store::default_root);
+        let root = std::path::absolute(&root).unwrap_or(root);
+        let identity = match needs {
+            Needs::Documents => None,
+            Needs::Trees | Needs::Containers => Some(
+                runtime::isolate()
+                    .map_err(|error| CliError::caused("cannot isolate this process", &error))?
+                    .identity,
+            ),
+        };
+        let spawner = match needs {
+            Needs::Containers => {
+                let spawner = Spawner::start()
+                    .map_err(|error| CliError::caused("cannot start containers", &error))?;
+                Some(Arc::new(spawner))
+            }
+            _ => None,
+        };
+        let store = Store::open(&root).map_err(store_error)?;
+        Ok(Engine { store, identity, spawner })
+    }
+
+    /// The helper that starts containers.
+    pub(crate) fn spawner(&self) -> Result<Arc<Spawner>, CliError> {
+        self.spawner.clone().ok_or_else(|| CliError::internal("this command starts no containers"))
+    }
+
+    pub(crate) fn identity(&self) -> Result<Identity, CliError> {
+        self.identity.clone().ok_or_else(|| CliError::internal("this command is not isolated"))
+    }
+
+    /// Runs `work` to its end or until the user interrupts it; dropping it is what cancels it.
+    pub(crate) fn block_on<T>(
+        &self,
+        work: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        let runtime = tokio_runtime()?;
+        let result = runtime.block_on(async {
+            tokio::select! {
+                result = work => result,
+                signal = interrupted() => Err(signal),
+            }
+        });
+        // A blocking task that is still reading or hashing must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        self.store.empty_trash(TRASH_PATIENCE);
+        result
+    }
+
+    /// As [`Engine::block_on`], for work that deals with signals itself.
+    pub(crate) fn block_on_uninterrupted<T>(
+        &self,
+        work: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        let runtime = tokio_runtime()?;
+        let result = runtime.block_on(work);
+        // A thread that waits for a key on the terminal never ends.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// The image that the user means, by name or id.
+    pub(crate) fn find_image(&self, text: &str) -> Result<Image, CliError> {
+        self.store
+            .images()
+            .find(text, &Platform::host())
+            .map_err(|error| CliError::caused(format!("cannot look up image `{text}`"), &error))?
+            .ok_or_else(|| self.no_such_image(text))
+    }
+
+    fn no_such_image(&self, text: &str) -> CliError {
+        let error = CliError::input(format!("no such image: {text}"));
+        let names: Vec<String> = self
+            .store
+            .images()
+            .list()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|row| row.name.as_ref().map(ImageName::familiar))
+            .collect();
+        match crate::dockerfile::nearest(text, names.iter().map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean {near}?")),
+            None => error.hint("`strake images` lists the images that are here"),
+        }
+    }
+}
+
+/// The runtime of a command: one thread for what waits; what works goes to rayon and to blocking
+/// threads.
+fn tokio_runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::caused("cannot start the async runtime", &error))
+}
+
+/// Waits for SIGINT or SIGTERM. The third one ends the process at once.
+async fn interrupted() -> CliError {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => CliError::environment("interrupted").with_exit_code(130),
+        _ = terminate.recv() => CliError::environment("terminated").with_exit_code(143),
+    }
+}
+
+/// Registries with the user's own credentials.
+pub(crate) fn registries() -> Registries {
+    Registries::new(RegistryConfig {
+        credentials: CredentialFiles::from_env(),
+        ..RegistryConfig::default()
+    })
+}
+
+/// A store that cannot be opened or used.
+pub(crate) fn store_error(error: StoreError) -> CliError {
+    let hint = match &error {
+        StoreError::NewerVersion { .. } | StoreError::UnknownFeature { .. } => {
+            Some("use the newer strake, or another store with --root DIR")
+        }
+        StoreError::NotAStore { .. } => Some("give strake a directory of its own with --root DIR"),
+        StoreError::File { source, .. } => storage_hint(source),
+        _ => None,
+    };
+    let text = chain(&error);
+    let (message, causes) = text.split_once('\n').unwrap_or((&text, ""));
+    let mut report = CliError::environment(message);
+    if !causes.is_empty() {
+        report = report.note(causes);
+    }
+    match hint {
+        Some(hint) => report.hint(hint),
+        None => report,
+    }
+}
+
+/// What to do about an error of the file system.
+pub(crate) fn storage_hint(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Some(
+            "free some space, remove images with `strake rmi`, or use another store with --root DIR",
+        ),
+        std::io::ErrorKind::PermissionDenied => {
+            Some("use a store that you may write, with --root DIR or STRAKE_ROOT")
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            Some("use a store that can be written, with --root DIR")
+        }
+        _ => None,
+    }
+}
