@@ -337,9 +337,15 @@ fn names(path: &[u8]) -> io::Result<Vec<OsString>> {
 
 fn metadata(entry: &tar::Entry<'_, impl Read>) -> io::Result<Meta> {
     let header = entry.header();
-    let id = |id: io::Result<u64>| -> io::Result<u32> {
-        u32::try_from(id?).map_err(|_| io::Error::other("an owner that no file can have"))
+    // Fields that nobody filled in are zero.
+    let filled = |field: &[u8]| field.iter().any(|&b| b != 0 && b != b' ');
+    let old = header.as_old();
+    let id = |field: &[u8], id: io::Result<u64>| -> io::Result<u32> {
+        let id = if filled(field) { id? } else { 0 };
+        u32::try_from(id).map_err(|_| io::Error::other("an owner that no file can have"))
     };
+    let mode = if filled(&old.mode) { header.mode()? } else { 0 };
+    let mtime = if filled(&old.mtime) { header.mtime()? } else { 0 };
     let kind = match header.entry_type() {
         EntryType::Directory => Kind::Dir,
         EntryType::Symlink => Kind::Symlink,
@@ -357,15 +363,15 @@ fn metadata(entry: &tar::Entry<'_, impl Read>) -> io::Result<Meta> {
     };
     Ok(Meta {
         kind,
-        mode: header.mode()? & 0o7777,
-        uid: id(header.uid())?,
-        gid: id(header.gid())?,
+        mode: mode & 0o7777,
+        uid: id(&old.uid, header.uid())?,
+        gid: id(&old.gid, header.gid())?,
         size: entry.size(),
         rdev,
         links: 1,
         device: 0,
         inode: 0,
-        mtime: (i64::try_from(header.mtime()?).unwrap_or_default(), 0),
+        mtime: (i64::try_from(mtime).unwrap_or_default(), 0),
         ctime: (0, 0),
     })
 }
