@@ -18,9 +18,8 @@ use super::token::Side;
 /// Transfers of one direction before the other connections get their turn.
 const TURN: usize = 16;
 
-/// Turns to send out what a container left behind: 16 MiB at the least, more than socket buffers
-/// hold.
-const LAST_TURNS: usize = 8;
+/// Turns to send out what a container left behind: up to 16 MiB, more than socket buffers hold.
+const LAST_TURNS: usize = 32;
 
 /// The two sockets of a relay and the two directions between them.
 #[derive(Debug)]
