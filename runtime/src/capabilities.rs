@@ -13,9 +13,6 @@ pub(crate) struct CapabilityMasks {
     pub(crate) ambient: u64,
 }
 
-/// The number of CAP_SYS_ADMIN.
-pub(crate) const SYS_ADMIN: u32 = 21;
-
 /// Docker's default set for root.
 pub(crate) const DEFAULT: [Capability; 14] = [
     Capability::Chown,
@@ -128,7 +125,7 @@ mod tests {
     #[test]
     fn every_capability_has_its_kernel_number() {
         assert_eq!(mask(&Some(ALL.into_iter().collect())), (1 << 41) - 1);
-        assert_eq!(number(&Capability::SysAdmin), Some(SYS_ADMIN));
+        assert_eq!(number(&Capability::SysAdmin), Some(21));
         assert_eq!(number(&Capability::CheckpointRestore), Some(40));
     }
 

@@ -23,6 +23,7 @@
 #![allow(unsafe_code)]
 
 mod capabilities;
+mod confined;
 mod container;
 mod error;
 pub mod init;

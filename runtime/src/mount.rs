@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::options::MountOptions;
 use self::overlay::Overlay;
 use crate::RuntimeError;
+use crate::confined::open_in_root;
 use crate::sys::{self, MountAttributes};
 
 /// Mounts of the engine's own namespace, detached when this is dropped.
@@ -51,7 +52,7 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<MountGuard, RuntimeError
         let plan = MountPlan::new(mount, &mut trees)?;
         let root = rustix::fs::open(target, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
-        let place = sys::open_in_root(&root, mount.destination(), OFlags::PATH).map_err(failed)?;
+        let place = open_in_root(&root, mount.destination(), OFlags::PATH).map_err(failed)?;
         let place_path = path_of(&place).map_err(failed)?;
         let mut trees: Vec<Option<OwnedFd>> = trees.into_iter().map(Some).collect();
         let spot = place_path.to_str().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
@@ -216,7 +217,7 @@ fn bind(
         .map_err(|errno| failed(errno.into()))?;
     let place = match options.subpath.take() {
         None => place,
-        Some(subpath) => sys::open_in_root(&place, subpath, OFlags::PATH).map_err(failed)?,
+        Some(subpath) => open_in_root(&place, subpath, OFlags::PATH).map_err(failed)?,
     };
     let tree = match clone_tree(&place, options.recursive) {
         // In a user namespace, mounts inherited from outside are locked to those below them.
@@ -297,8 +298,8 @@ fn cut_out(tree: &OwnedFd, subpath: &str, spot: &str) -> io::Result<OwnedFd> {
     // Copies can only be made of what is attached (until Linux 6.15), so it is, for a moment.
     let place = rustix::fs::open(spot, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(tree, &place)?;
-    let part = sys::open_in_root(tree, subpath, OFlags::PATH)
-        .and_then(|part| Ok(clone_tree(&part, false)?));
+    let part =
+        open_in_root(tree, subpath, OFlags::PATH).and_then(|part| Ok(clone_tree(&part, false)?));
     rustix::mount::unmount(spot, UnmountFlags::DETACH)?;
     part
 }

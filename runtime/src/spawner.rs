@@ -282,6 +282,9 @@ impl From<Failure> for RuntimeError {
                 // What the kernel calls invalid is an id that our namespace does not have.
                 hint: hint.or_else(|| match (stage, errno) {
                     (Stage::User | Stage::File, libc::EINVAL) => isolate::why_ids_are_missing(),
+                    (Stage::Namespaces, libc::ENOSPC) => {
+                        Some("the limits in /proc/sys/user/max_*_namespaces are reached".to_owned())
+                    }
                     _ => None,
                 }),
                 source: io::Error::from_raw_os_error(errno),

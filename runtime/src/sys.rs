@@ -6,8 +6,6 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-
 /// Turns the return value of a raw system call into a result.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -297,22 +295,4 @@ pub(crate) unsafe fn spawn_borrowing(
     };
     check(pid.into())?;
     Ok(pid)
-}
-
-/// Opens `path` as if `root` were the root directory, for users of untrusted trees: neither `..`
-/// nor links lead out of it, and "magic" links of /proc are refused.
-pub(crate) fn open_in_root(
-    root: impl AsFd,
-    path: impl rustix::path::Arg,
-    flags: OFlags,
-) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let path = path.into_c_str()?;
-    loop {
-        match rustix::fs::openat2(&root, &*path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // The kernel could not exclude a race with a rename; it asks to try again.
-            Err(rustix::io::Errno::AGAIN) => continue,
-            result => return Ok(result?),
-        }
-    }
 }

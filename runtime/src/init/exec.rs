@@ -8,6 +8,7 @@ use rustix::fs::{CWD, FileType, OFlags};
 
 use super::child::Never;
 use super::handshake::{Failure, Plan};
+use crate::confined::open_in_root;
 use crate::error::Stage;
 use crate::spec::DEFAULT_PATH;
 use crate::sys;
@@ -15,7 +16,7 @@ use crate::sys;
 /// Enters `directory`, which the image may have filled with anything: `/proc/self/fd/…` and other
 /// links that leave the root are refused (CVE-2024-21626).
 pub(super) fn enter(directory: &str) -> io::Result<()> {
-    let directory = sys::open_in_root(CWD, directory, OFlags::PATH | OFlags::DIRECTORY)?;
+    let directory = open_in_root(CWD, directory, OFlags::PATH | OFlags::DIRECTORY)?;
     rustix::process::fchdir(&directory)?;
     // The kernel says "(unreachable)/…" of a directory that is not below the root.
     if !rustix::process::getcwd(Vec::new())?.to_bytes().starts_with(b"/") {

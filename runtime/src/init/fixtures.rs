@@ -26,6 +26,7 @@ use rustix::mount::UnmountFlags;
 use super::child::failure;
 use super::devices::mount_dev;
 use super::handshake::Failure;
+use crate::confined::open_in_root;
 use crate::error::Stage;
 use crate::mount::{BuildError, attach, clone_tree, is_directory, new_filesystem, open_path};
 use crate::spec::{MASKED_PATHS, READ_ONLY_PATHS};
@@ -135,7 +136,7 @@ fn write_protect(root: &OwnedFd, path: &str) -> io::Result<()> {
 }
 
 fn open_if_there(root: impl AsFd, path: &str) -> io::Result<Option<OwnedFd>> {
-    match sys::open_in_root(root, path, OFlags::PATH) {
+    match open_in_root(root, path, OFlags::PATH) {
         Ok(place) => Ok(Some(place)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
             Ok(None)

@@ -12,7 +12,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -192,6 +194,16 @@ impl From<Network> for NetworkMode {
             Network::Proxied => NetworkMode::Proxied,
         }
     }
+}
+
+/// Longest wait of the engine for the next message. Mounting takes milliseconds, and seconds on a
+/// machine that swaps; longer only on a dead disk or server, where it may take for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes receiving from `socket`, an engine's end, fail after [`PATIENCE`].
+pub(crate) fn limit_waiting(socket: impl AsFd) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_timeout(socket, Timeout::Recv, Some(PATIENCE))?;
+    Ok(())
 }
 
 /// Sends one frame.

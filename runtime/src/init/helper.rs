@@ -91,6 +91,7 @@ impl Helper {
     fn clone_one(&mut self, network: Network) -> io::Result<(i32, Vec<OwnedFd>)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        handshake::limit_waiting(&ours)?;
         let (end, ended) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut namespaces = libc::CLONE_NEWNS
             | libc::CLONE_NEWPID

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::handshake::Stub;
-use crate::sys;
+use crate::confined::open_in_root;
 
 /// More links than this in one path are taken for a loop, as the kernel does.
 const MAX_LINKS: usize = 40;
@@ -36,12 +36,12 @@ impl Root {
         let mut links = 0;
         let mut path = path.to_owned();
         loop {
-            match sys::open_in_root(&self.fd, path.as_str(), OFlags::PATH) {
+            match open_in_root(&self.fd, path.as_str(), OFlags::PATH) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 result => return result,
             }
             match self.create(&path, directory)? {
-                None => return sys::open_in_root(&self.fd, path.as_str(), OFlags::PATH),
+                None => return open_in_root(&self.fd, path.as_str(), OFlags::PATH),
                 Some(_) if links == MAX_LINKS => {
                     return Err(io::Error::from_raw_os_error(libc::ELOOP));
                 }
@@ -57,7 +57,7 @@ impl Root {
     fn create(&mut self, path: &str, directory: bool) -> io::Result<Option<String>> {
         let components: Vec<&str> =
             path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-        let mut parent = sys::open_in_root(&self.fd, "/", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut parent = open_in_root(&self.fd, "/", OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut walked = String::new();
         for (index, name) in components.iter().enumerate() {
             let before = walked.clone();
@@ -65,7 +65,7 @@ impl Root {
             walked.push_str(name);
             let last = index + 1 == components.len();
             let flags = if last { OFlags::PATH } else { OFlags::RDONLY | OFlags::DIRECTORY };
-            match sys::open_in_root(&self.fd, walked.as_str(), flags) {
+            match open_in_root(&self.fd, walked.as_str(), flags) {
                 Ok(next) => {
                     parent = next;
                     continue;
@@ -81,7 +81,7 @@ impl Root {
                 return Ok(Some(format!("{start}/{link}/{rest}").trim_end_matches('/').to_owned()));
             }
             self.create_one(&parent, name, !last || directory, &walked)?;
-            parent = sys::open_in_root(&self.fd, walked.as_str(), flags)?;
+            parent = open_in_root(&self.fd, walked.as_str(), flags)?;
         }
         Ok(None)
     }

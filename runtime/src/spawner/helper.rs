@@ -15,7 +15,7 @@ use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::RuntimeError;
-use crate::init::{ARGUMENT_ZERO, SOCKET};
+use crate::init::{ARGUMENT_ZERO, SOCKET, handshake};
 use crate::sys::{self, MountAttributes};
 
 /// The running helper. Dropping it ends it, and every container with it.
@@ -32,6 +32,7 @@ impl Helper {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| failed("make a socket")(errno.into()))?;
+        handshake::limit_waiting(&ours).map_err(failed("set up its socket"))?;
         // The helper and what waits in it must not keep the engine's streams open.
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed("open /dev/null")(errno.into()))?;

@@ -17,6 +17,7 @@ macro_rules! cases {
 
 mod escapes;
 mod filesystem;
+mod identity;
 mod lifetime;
 mod process;
 mod rights;
@@ -27,6 +28,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     streams::CASES,
     filesystem::CASES,
     rights::CASES,
+    identity::CASES,
     escapes::CASES,
     lifetime::CASES,
 ];

@@ -1,10 +1,15 @@
 //! A test harness that starts no thread: entering namespaces takes a process that has one.
 //!
-//! Understands what `cargo test` passes: words to filter by, `--exact`, `--list`, `--ignored`.
+//! Understands what `cargo test` passes: words to filter by, `--skip`, `--exact`, `--list`, `--ignored`.
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::process::{Command, ExitCode};
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, UnshareFlags};
 
 /// Says to a process of ours which case to run, after the role it was made for.
 const CASE: &str = "STRAKE_RUNTIME_CASE";
@@ -26,12 +31,21 @@ pub(crate) enum Role {
     Ranges,
     /// User 1000 without.
     Alone,
+    /// User 1000 with ranges where a file in /proc is masked, as in most containers.
+    Masked,
+    /// Root without CAP_SYS_ADMIN, as in most containers.
+    Contained,
+    /// The same, where there may be no more user namespaces.
+    Forbidden,
 }
 
 pub(crate) const EVERYBODY: &[Role] = &[Role::Starter, Role::Ranges, Role::Alone];
 /// Where there are other users than root.
 pub(crate) const NOT_ALONE: &[Role] = &[Role::Starter, Role::Ranges];
 pub(crate) const ONLY_ALONE: &[Role] = &[Role::Alone];
+pub(crate) const ONLY_MASKED: &[Role] = &[Role::Masked];
+pub(crate) const ONLY_CONTAINED: &[Role] = &[Role::Contained];
+pub(crate) const ONLY_FORBIDDEN: &[Role] = &[Role::Forbidden];
 
 impl Role {
     fn name(self) -> &'static str {
@@ -39,6 +53,9 @@ impl Role {
             Role::Starter => "starter",
             Role::Ranges => "user_with_ranges",
             Role::Alone => "user_without_ranges",
+            Role::Masked => "under_a_masked_proc",
+            Role::Contained => "root_of_a_container",
+            Role::Forbidden => "without_user_namespaces",
         }
     }
 }
@@ -59,15 +76,24 @@ pub(crate) fn main(lists: &[&[Case]]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let filters: Vec<&String> =
-        arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let mut has = Vec::new();
+    let (mut filters, mut skipped) = (Vec::new(), Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--skip" => skipped.extend(arguments.next()),
+            "--test-threads" | "--color" | "--format" => drop(arguments.next()),
+            flag if flag.starts_with('-') => has.push(argument),
+            _ => filters.push(argument),
+        }
+    }
+    let has = |flag: &str| has.iter().any(|argument| argument == flag);
+    let matches = |name: &str, filter: &String| {
+        if has("--exact") { name == filter } else { name.contains(filter.as_str()) }
+    };
     let chosen = cases().filter(|(name, ..)| {
-        filters.is_empty()
-            || filters.iter().any(|filter| {
-                if has("--exact") { name == *filter } else { name.contains(filter.as_str()) }
-            })
+        (filters.is_empty() || filters.iter().any(|filter| matches(name, filter)))
+            && !skipped.iter().any(|filter| matches(name, filter))
     });
     if has("--list") {
         chosen.filter(|_| !has("--ignored")).for_each(|(name, ..)| println!("{name}: test"));
@@ -87,42 +113,71 @@ pub(crate) fn main(lists: &[&[Case]]) -> ExitCode {
 
 /// Runs one case in a process of its own, as the user its role demands.
 fn run_in_process(name: &str, role: Role) -> bool {
-    let root = rustix::process::geteuid().is_root();
     // Through the link, so that directories only root may enter do not matter.
     let mut command = Command::new("/proc/self/exe");
     command.env(CASE, name).env("RUST_BACKTRACE", "0");
     if role != Role::Starter {
+        let root = rustix::process::geteuid().is_root();
         assert!(root, "an ordinary user cannot become another; this case takes root");
-        let ranges = if role == Role::Ranges { "1000:100000:65536\n" } else { "" };
+        let ranges = match role {
+            Role::Ranges | Role::Masked => "1000:100000:65536\n",
+            _ => "",
+        };
         let files = tempfile::tempdir().unwrap();
         for name in ["subuid", "subgid"] {
             fs_err::write(files.path().join(name), ranges).unwrap();
         }
         let files = files.keep();
         // SAFETY: between fork and exec of a process with one thread anything is allowed.
-        unsafe {
-            command.pre_exec(move || {
-                replace_id_files(&files)?;
-                rustix::thread::set_thread_groups(&[])?;
-                let (uid, gid) =
-                    (rustix::process::Uid::from_raw(1000), rustix::process::Gid::from_raw(1000));
-                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(move || become_role(role, &files)) };
     }
     command.status().is_ok_and(|status| status.success())
 }
 
+fn become_role(role: Role, files: &Path) -> io::Result<()> {
+    replace_id_files(files)?;
+    match role {
+        Role::Starter => Ok(()),
+        Role::Ranges | Role::Alone => become_user(),
+        Role::Masked => {
+            rustix::mount::mount_bind("/dev/null", "/proc/kcore")?;
+            become_user()
+        }
+        Role::Contained => give_up_administration(),
+        Role::Forbidden => {
+            // SAFETY: one thread, and no descriptors are separated.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)? };
+            fs_err::write("/proc/self/setgroups", "deny")?;
+            fs_err::write("/proc/self/uid_map", "0 0 1")?;
+            fs_err::write("/proc/self/gid_map", "0 0 1")?;
+            fs_err::write("/proc/sys/user/max_user_namespaces", "0")?;
+            give_up_administration()
+        }
+    }
+}
+
+fn become_user() -> io::Result<()> {
+    rustix::thread::set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::from_raw(1000), Gid::from_raw(1000));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// Executing a program gives root what is in the bounding set.
+fn give_up_administration() -> io::Result<()> {
+    rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
+    Ok(())
+}
+
 /// Puts our own /etc/subuid and /etc/subgid over the machine's, for this process and its children.
-fn replace_id_files(files: &std::path::Path) -> std::io::Result<()> {
+fn replace_id_files(files: &Path) -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
     // SAFETY: the mount namespace is nothing that the standard library relies on.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     for name in ["subuid", "subgid"] {
-        let target = std::path::Path::new("/etc").join(name);
+        let target = Path::new("/etc").join(name);
         if !target.exists() {
             fs_err::write(&target, "")?;
         }

@@ -14,6 +14,7 @@ cases! {
         dropping_the_spawner_ends_its_helper,
         a_lost_helper_is_an_error_and_no_hang,
         network_none_has_loopback_only,
+        the_host_network_is_the_engines,
         a_proxied_container_has_a_route;
 }
 
@@ -134,4 +135,12 @@ fn a_proxied_container_has_a_route(_: Role) {
     request.network = NetworkMode::Proxied;
     let output = sandbox.run(&request);
     assert!(output.stdout.contains("10.0.2.100"), "{output:?}");
+}
+
+fn the_host_network_is_the_engines(_: Role) {
+    let sandbox = Sandbox::new();
+    let mut request = sandbox.request(&["readlink", "/proc/self/ns/net"]);
+    request.network = NetworkMode::Host;
+    let ours = fs_err::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(sandbox.run(&request).stdout.trim(), ours.display().to_string());
 }
