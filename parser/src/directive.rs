@@ -29,7 +29,13 @@ pub(crate) struct Top {
 }
 
 /// Reads the directives of `source`, which starts at byte `start` (behind a byte order mark).
-pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>) -> Top {
+/// Checks that the caller has chosen replace the file's own, which then are not even read.
+pub(crate) fn read(
+    source: &str,
+    start: usize,
+    check: Option<&Checks>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Top {
     let mut directives = Directives::default();
     let mut seen: Vec<String> = Vec::new();
     let found = scan(source, start, "#");
@@ -52,6 +58,7 @@ pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>
                     diagnostics.push(Diagnostic::error(message, span));
                 }
             },
+            _ if check.is_some() => {}
             _ => match Checks::parse(value) {
                 Ok(check) => directives.check = check,
                 Err(message) => diagnostics.push(Diagnostic::error(message, span)),
@@ -60,6 +67,9 @@ pub(crate) fn read(source: &str, start: usize, diagnostics: &mut Vec<Diagnostic>
         seen.push(key);
     }
     read_elsewhere(source, start, &seen, &mut directives);
+    if let Some(check) = check {
+        directives.check = check.clone();
+    }
     Top { directives, end, lines }
 }
 

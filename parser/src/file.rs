@@ -19,13 +19,16 @@ pub(crate) fn parse(source: &[u8], options: &ParseOptions) -> Parsed {
     let mut diagnostics = Vec::new();
     let text = match std::str::from_utf8(source) {
         Ok(text) => std::borrow::Cow::Borrowed(text),
+        Err(_) if source.contains(&0) => {
+            let error = Diagnostic::error("the file is not text", Span::default());
+            return Parsed { diagnostics: vec![error], lines, ..Parsed::default() };
+        }
         Err(_) => std::borrow::Cow::Owned(only_utf8(source, &mut diagnostics)),
     };
     let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    let Top { mut directives, end, lines: read } = directive::read(&text, start, &mut diagnostics);
-    if let Some(check) = &options.check {
-        directives.check = check.clone();
-    }
+    let check = options.check.as_ref();
+    let Top { directives, end, lines: read } =
+        directive::read(&text, start, check, &mut diagnostics);
     let file = File {
         lexer: Lexer::new(&text, end, read, directives.escape as u8),
         dockerfile: Dockerfile { directives, ..Dockerfile::default() },
@@ -257,8 +260,10 @@ fn words_that_open(head: &Head<'_>, lexer: &Lexer<'_>) -> Vec<HeredocWord> {
         return Vec::new();
     }
     let words = heredoc::heredoc_words(text);
+    // A guess is not worth more than a look at the lines nearby.
     let terminated = |word: &HeredocWord| {
-        lexer.rest().lines().any(|line| line.trim_start_matches('\t') == word.name)
+        let mut lines = lexer.rest().lines().take(1000);
+        lines.any(|line| line.trim_start_matches('\t') == word.name)
     };
     if !known && !words.iter().all(terminated) {
         return Vec::new();

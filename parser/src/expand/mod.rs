@@ -71,7 +71,7 @@ impl Expander {
             return Ok(Expanded { text: word.to_owned(), unset: Vec::new() });
         }
         let mut scanner = Scanner::new(word, self.escape, Mode::Words, lookup);
-        let (text, _) = scanner.run()?;
+        let text = scanner.text()?;
         Ok(Expanded { text, unset: scanner.into_unset() })
     }
 
@@ -82,7 +82,7 @@ impl Expander {
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<ExpandedWords, ExpandError> {
         let mut scanner = Scanner::new(word, self.escape, Mode::Words, lookup);
-        let (_, words) = scanner.run()?;
+        let words = scanner.words()?;
         Ok(ExpandedWords { words, unset: scanner.into_unset() })
     }
 
@@ -94,7 +94,7 @@ impl Expander {
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Expanded, ExpandError> {
         let mut scanner = Scanner::new(body, self.escape, Mode::Heredoc, lookup);
-        let (text, _) = scanner.run()?;
+        let text = scanner.text()?;
         Ok(Expanded { text, unset: scanner.into_unset() })
     }
 }

@@ -1,5 +1,7 @@
 //! The walk over a word, character by character.
 
+use std::collections::HashSet;
+
 use super::ExpandError;
 use super::pattern::Pattern;
 
@@ -26,32 +28,41 @@ pub(super) struct Scanner<'a> {
     depth: usize,
 }
 
-/// Collects words out of what is read.
+/// What has been read: the text, and where its words end.
+///
+/// Words are runs of the text without unquoted blanks, so it is enough to note which blanks those
+/// are.
 #[derive(Default)]
-struct Words {
-    words: Vec<String>,
-    word: String,
+struct Output {
+    text: String,
+    /// Byte offsets of the blanks that separate words.
+    blanks: Vec<usize>,
 }
 
-impl Words {
+impl Output {
     /// Text whose blanks separate words.
-    fn split(&mut self, text: &str) {
-        text.chars().for_each(|c| self.push(c));
+    fn push_open(&mut self, text: &str) {
+        let start = self.text.len();
+        let blanks = text.char_indices().filter(|(_, c)| c.is_whitespace());
+        self.blanks.extend(blanks.map(|(at, _)| start + at));
+        self.text.push_str(text);
     }
 
-    fn push(&mut self, c: char) {
-        if !c.is_whitespace() {
-            self.word.push(c);
-        } else if !self.word.is_empty() {
-            self.words.push(std::mem::take(&mut self.word));
-        }
+    /// Text that belongs to one word, whatever is in it.
+    fn push_quoted(&mut self, text: &str) {
+        self.text.push_str(text);
     }
 
-    fn finish(mut self) -> Vec<String> {
-        if !self.word.is_empty() {
-            self.words.push(self.word);
+    fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut start = 0;
+        for end in self.blanks.iter().copied().chain([self.text.len()]) {
+            if end > start {
+                words.push(self.text[start..end].to_owned());
+            }
+            start = end + self.text[end..].chars().next().map_or(0, char::len_utf8);
         }
-        self.words
+        words
     }
 }
 
@@ -69,13 +80,22 @@ impl<'a> Scanner<'a> {
         Self { rest: word, escape, mode, lookup, unset: Vec::new(), raw_escapes: false, depth: 0 }
     }
 
-    /// The expanded text, whole and as words.
-    pub(super) fn run(&mut self) -> Result<(String, Vec<String>), ExpandError> {
-        self.until(None, false)
+    /// The expanded text.
+    pub(super) fn text(&mut self) -> Result<String, ExpandError> {
+        Ok(self.until(None, false)?.text)
     }
 
+    /// The words of the expanded text.
+    pub(super) fn words(&mut self) -> Result<Vec<String>, ExpandError> {
+        Ok(self.until(None, false)?.words())
+    }
+
+    /// The names that were not set, in order, each once.
     pub(super) fn into_unset(self) -> Vec<String> {
-        self.unset
+        let mut seen = HashSet::new();
+        let mut unset = self.unset;
+        unset.retain(|name| seen.insert(name.clone()));
+        unset
     }
 
     fn peek(&self) -> Option<char> {
@@ -89,51 +109,41 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads up to and with `stop`; to the end without one.
-    fn until(
-        &mut self,
-        stop: Option<char>,
-        raw_escapes: bool,
-    ) -> Result<(String, Vec<String>), ExpandError> {
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<Output, ExpandError> {
         let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
         let result = self.until_inner(stop);
         self.raw_escapes = outer;
         result
     }
 
-    fn until_inner(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), ExpandError> {
-        let mut text = String::new();
-        let mut words = Words::default();
+    fn until_inner(&mut self, stop: Option<char>) -> Result<Output, ExpandError> {
+        let mut out = Output::default();
         while let Some(c) = self.peek() {
             match c {
                 c if Some(c) == stop => {
                     self.next();
-                    return Ok((text, words.finish()));
+                    return Ok(out);
                 }
-                '$' => {
-                    let value = self.dollar()?;
-                    words.split(&value);
-                    text.push_str(&value);
-                }
-                '\'' | '"' if self.mode == Mode::Words => {
-                    let quoted = match c {
-                        '"' => self.double_quote()?,
-                        _ => self.single_quote()?,
-                    };
-                    words.word.push_str(&quoted);
-                    text.push_str(&quoted);
-                }
+                '$' => out.push_open(&self.dollar()?),
+                '\'' if self.mode == Mode::Words => out.push_quoted(self.single_quote()?),
+                '"' if self.mode == Mode::Words => out.push_quoted(&self.double_quote()?),
                 c if c == self.escape => {
+                    let escape = &self.rest[..c.len_utf8()];
                     self.next();
-                    let escaped = self.next();
-                    for c in self.raw_escapes.then_some(c).into_iter().chain(escaped) {
-                        words.word.push(c);
-                        text.push(c);
+                    if self.raw_escapes {
+                        out.push_quoted(escape);
                     }
+                    let escaped = self.rest;
+                    self.next();
+                    out.push_quoted(&escaped[..escaped.len() - self.rest.len()]);
                 }
                 c => {
-                    self.next();
-                    words.push(c);
-                    text.push(c);
+                    // Up to the next character that may mean something.
+                    let special = ['$', '\'', '"', self.escape, stop.unwrap_or('$')];
+                    let behind = &self.rest[c.len_utf8()..];
+                    let end = behind.find(special).unwrap_or(behind.len()) + c.len_utf8();
+                    out.push_open(&self.rest[..end]);
+                    self.rest = &self.rest[end..];
                 }
             }
         }
@@ -141,18 +151,18 @@ impl<'a> Scanner<'a> {
             Some(stop) => Err(syntax(format!(
                 "unexpected end of statement while looking for matching {stop}"
             ))),
-            None => Ok((text, words.finish())),
+            None => Ok(out),
         }
     }
 
-    fn single_quote(&mut self) -> Result<String, ExpandError> {
+    fn single_quote(&mut self) -> Result<&'a str, ExpandError> {
         let inside = &self.rest[1..];
         let end = inside.find('\'').ok_or_else(|| {
             self.rest = "";
             ExpandError::Quote { quote: "single-quote" }
         })?;
         self.rest = &inside[end + 1..];
-        Ok(inside[..end].to_owned())
+        Ok(&inside[..end])
     }
 
     fn double_quote(&mut self) -> Result<String, ExpandError> {
@@ -193,7 +203,7 @@ impl<'a> Scanner<'a> {
         self.next();
         if self.peek() != Some('{') {
             let name = self.name();
-            return Ok(match name.as_str() {
+            return Ok(match name {
                 "" => "$".to_owned(),
                 name => self.value(name).unwrap_or_default(),
             });
@@ -222,8 +232,8 @@ impl<'a> Scanner<'a> {
         };
         modifier.push(operator);
         match operator {
-            '}' => return Ok(self.value(&name).unwrap_or_default()),
-            '/' => return self.replace(&name),
+            '}' => return Ok(self.value(name).unwrap_or_default()),
+            '/' => return self.replace(name),
             ':' => match self.next() {
                 Some(next) => {
                     operator = next;
@@ -243,7 +253,7 @@ impl<'a> Scanner<'a> {
         if !matches!(operator, '+' | '-' | '?' | '#' | '%') {
             return Err(unsupported(&modifier));
         }
-        let value = self.value(&name);
+        let value = self.value(name);
         let usable = value.as_ref().is_some_and(|value| !(or_empty && value.is_empty()));
         match operator {
             '-' if !usable => Ok(word),
@@ -255,7 +265,7 @@ impl<'a> Scanner<'a> {
                     (true, Some(_)) => "is not allowed to be empty".to_owned(),
                     (true, None) => "is not allowed to be unset".to_owned(),
                 };
-                Err(ExpandError::Required { name, message })
+                Err(ExpandError::Required { name: name.to_owned(), message })
             }
             '#' | '%' => trim(&value.unwrap_or_default(), operator, &word),
             _ => Ok(value.unwrap_or_default()),
@@ -280,14 +290,14 @@ impl<'a> Scanner<'a> {
     /// else it may look like.
     fn inner(&mut self, stop: char, raw: bool, missing: &str) -> Result<String, ExpandError> {
         match self.until(Some(stop), raw) {
-            Ok((text, _)) => Ok(text),
+            Ok(out) => Ok(out.text),
             Err(_) if self.rest.is_empty() => Err(syntax(missing)),
             Err(error) => Err(error),
         }
     }
 
     /// A name: letters, digits and `_`; digits alone; or one special character.
-    fn name(&mut self) -> String {
+    fn name(&mut self) -> &'a str {
         let rest = self.rest;
         let first = self.peek();
         let length = match first {
@@ -296,12 +306,12 @@ impl<'a> Scanner<'a> {
             _ => rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()),
         };
         self.rest = &rest[length..];
-        rest[..length].to_owned()
+        &rest[..length]
     }
 
     fn value(&mut self, name: &str) -> Option<String> {
         let value = (self.lookup)(name);
-        if value.is_none() && !self.unset.iter().any(|unset| unset == name) {
+        if value.is_none() {
             self.unset.push(name.to_owned());
         }
         value

@@ -109,8 +109,11 @@ fn mutate(source: &[u8], others: &[(String, Vec<u8>)], random: &mut Random) -> V
     text
 }
 
-/// Runs `check` on the corpus and on `count` mutants of it.
+/// Runs `check` on the corpus and on `count` mutants of it; `STRAKE_MUTANTS=n` makes it n times as
+/// many.
 fn for_any_text(seed: u64, count: usize, check: impl Fn(&[u8])) {
+    let times = std::env::var("STRAKE_MUTANTS").ok().and_then(|n| n.parse::<usize>().ok());
+    let count = count * times.unwrap_or(1);
     let cases = cases();
     cases.iter().for_each(|(_, source)| check(source));
     let mut random = Random(seed);
