@@ -21,9 +21,9 @@ mod import;
 mod layers;
 mod load;
 mod local;
-mod merged;
 mod push;
 mod tarball;
+mod walk;
 
 pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, save, save_directory};
 pub use assemble::{AssembleOptions, assemble};

@@ -4,10 +4,11 @@
 //! lead out of it: every directory is opened from its parent, without following links, and a link
 //! or file that stands where a directory belongs is replaced.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::collections::HashSet;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use cache::snapshot::Snapshot;
@@ -15,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::ExportError;
-use crate::merged::{Node, walk};
+use crate::walk::{Node, NodeKind, walk};
 
 /// What happens to what is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +59,6 @@ pub fn write_local(
         options,
         root,
         open: Vec::new(),
-        links: HashMap::new(),
         written: HashSet::new(),
         directories: Vec::new(),
     };
@@ -94,11 +94,10 @@ struct Writer<'a> {
     /// The directories from the root to the last node, by their paths. Nodes come depth first, so
     /// most of them are the next one's too.
     open: Vec<(PathBuf, OwnedFd)>,
-    links: HashMap<(u64, u64), PathBuf>,
     /// Every path of the image, kept for `mode=delete`.
     written: HashSet<PathBuf>,
     /// Modes and times of directories, which are set when nothing is written into them any more.
-    directories: Vec<(PathBuf, u32, Timestamps)>,
+    directories: Vec<(PathBuf, Mode, Timestamps)>,
 }
 
 impl Writer<'_> {
@@ -107,75 +106,64 @@ impl Writer<'_> {
         move |errno| ExportError::Write { path: path.clone(), source: errno.into() }
     }
 
-    fn write(&mut self, node: &Node) -> Result<(), ExportError> {
+    fn write(&mut self, node: Node) -> Result<(), ExportError> {
         let failed = self.failed(&node.path);
         let parent_path = node.path.parent().unwrap_or(Path::new(""));
-        let name = node.path.file_name().unwrap_or_default().to_owned();
         while self.open.last().is_some_and(|(path, _)| path != parent_path) {
             self.open.pop();
         }
         if self.options.mode == LocalMode::Delete {
             self.written.insert(node.path.clone());
         }
+        let name = node.path.file_name().unwrap_or_default();
         let parent = self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
-        let times = self.times(node);
-        let metadata = &node.metadata;
-        let mode = metadata.mode() & 0o7777;
-        if metadata.is_dir() {
-            let fd = make_directory(parent, &name).map_err(failed)?;
+        let times = self.times(&node);
+        let mode = Mode::from_raw_mode(node.metadata.mode);
+        if let NodeKind::Directory = node.kind {
+            let fd = make_directory(parent, name).map_err(failed)?;
             self.open.push((node.path.clone(), fd));
-            self.directories.push((node.path.clone(), mode, times));
+            self.directories.push((node.path, mode, times));
             return Ok(());
         }
-        remove(parent, &name).map_err(&failed)?;
-        let kind = metadata.file_type();
-        let inode = (metadata.dev(), metadata.ino());
-        if metadata.nlink() > 1 && !kind.is_symlink() {
-            if let Some(first) = self.links.get(&inode) {
-                return link(self.root.as_fd(), first, parent, &name).map_err(failed);
+        remove(parent, name).map_err(&failed)?;
+        match node.kind {
+            NodeKind::Directory => unreachable!("handled above"),
+            NodeKind::HardLink(first) => {
+                return link(self.root.as_fd(), &first, parent, name).map_err(failed);
             }
-            self.links.insert(inode, node.path.clone());
+            NodeKind::Symlink(target) => {
+                rustix::fs::symlinkat(&target, parent, name).map_err(&failed)?;
+            }
+            NodeKind::Fifo => make_node(parent, name, FileType::Fifo, mode, 0).map_err(&failed)?,
+            NodeKind::Device(device) => {
+                let kind = match device.is_block {
+                    true => FileType::BlockDevice,
+                    false => FileType::CharacterDevice,
+                };
+                let number = rustix::fs::makedev(device.major, device.minor);
+                make_node(parent, name, kind, mode, number).map_err(&failed)?;
+            }
+            NodeKind::Socket => drop(make_file(parent, name, mode).map_err(&failed)?),
+            NodeKind::File(mut from, _) => {
+                let to = make_file(parent, name, mode).map_err(&failed)?;
+                std::io::copy(&mut from, &mut &to).map_err(|source| ExportError::Write {
+                    path: self.directory.join(&node.path),
+                    source,
+                })?;
+                // Writing may have cleared set-user-ID.
+                rustix::fs::fchmod(&to, mode).map_err(&failed)?;
+            }
         }
-        if kind.is_symlink() {
-            let target = fs_err::read_link(&node.source)
-                .map_err(|source| ExportError::Read { path: node.source.clone(), source })?;
-            rustix::fs::symlinkat(&target, parent, &name).map_err(&failed)?;
-            return rustix::fs::utimensat(parent, &name, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed);
-        }
-        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
-            let kind = FileType::from_raw_mode(metadata.mode());
-            rustix::fs::mknodat(parent, &name, kind, Mode::from_raw_mode(mode), metadata.rdev())
-                .map_err(&failed)?;
-            // Not through an open file: opening a device may do something.
-            rustix::fs::chmodat(parent, &name, Mode::from_raw_mode(mode), AtFlags::empty())
-                .map_err(&failed)?;
-            return rustix::fs::utimensat(parent, &name, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed);
-        }
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR).map_err(&failed)?;
-        let file = std::fs::File::from(file);
-        if kind.is_file() {
-            let mut from = fs_err::File::open(&node.source)
-                .map_err(|source| ExportError::Read { path: node.source.clone(), source })?;
-            std::io::copy(&mut from, &mut &file).map_err(|source| ExportError::Write {
-                path: self.directory.join(&node.path),
-                source,
-            })?;
-        }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(&failed)?;
-        rustix::fs::futimens(&file, &times).map_err(failed)
+        rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
     }
 
     fn times(&self, node: &Node) -> Timestamps {
         let time = match self.options.source_date_epoch {
             Some(epoch) => Timespec { tv_sec: epoch, tv_nsec: 0 },
-            None => {
-                Timespec { tv_sec: node.metadata.mtime(), tv_nsec: node.metadata.mtime_nsec() as _ }
-            }
+            None => Timespec {
+                tv_sec: node.metadata.mtime,
+                tv_nsec: node.metadata.mtime_nanoseconds.into(),
+            },
         };
         Timestamps { last_access: time, last_modification: time }
     }
@@ -192,7 +180,7 @@ impl Writer<'_> {
             let failed = self.failed(path);
             let fd = descend(self.root.as_fd(), path).map_err(&failed)?;
             rustix::fs::futimens(&fd, times).map_err(&failed)?;
-            rustix::fs::fchmod(&fd, Mode::from_raw_mode(*mode)).map_err(failed)?;
+            rustix::fs::fchmod(&fd, *mode).map_err(failed)?;
         }
         Ok(())
     }
@@ -239,6 +227,26 @@ fn make_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno
     Ok(fd)
 }
 
+/// Makes a file that was not there, with its mode.
+fn make_file(parent: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::fchmod(&file, mode)?;
+    Ok(file.into())
+}
+
+fn make_node(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    kind: FileType,
+    mode: Mode,
+    device: u64,
+) -> Result<(), Errno> {
+    rustix::fs::mknodat(parent, name, kind, mode, device)?;
+    // Not through an open file: opening a device may do something. The mask has cut the mode.
+    rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
+}
+
 /// Opens a directory by its path below `root`, following no link on the way.
 fn descend(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let mut fd = rustix::fs::openat(root, ".", DIRECTORY, Mode::empty())?;
@@ -261,49 +269,15 @@ fn link(
 
 /// Removes whatever has this name, and all below it; nothing is fine.
 fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(errno),
-    }
-    let mut open = vec![Doomed::open(parent, name.to_owned())?];
-    while let Some(doomed) = open.last_mut() {
-        if let Some(child) = doomed.directories.pop() {
-            let child = Doomed::open(doomed.fd.as_fd(), child)?;
-            open.push(child);
-            continue;
-        }
-        let Some(Doomed { name, .. }) = open.pop() else { break };
-        let above = open.last().map_or(parent, |doomed| doomed.fd.as_fd());
-        rustix::fs::unlinkat(above, &name, AtFlags::REMOVEDIR)?;
-    }
-    Ok(())
-}
-
-/// A directory on its way out: its files are gone, its directories are listed.
-struct Doomed {
-    fd: OwnedFd,
-    name: OsString,
-    directories: Vec<OsString>,
-}
-
-impl Doomed {
-    fn open(parent: BorrowedFd<'_>, name: OsString) -> Result<Doomed, Errno> {
-        let fd = make_directory(parent, &name)?;
-        let mut directories = Vec::new();
-        for (child, is_directory) in list(fd.as_fd())? {
-            match is_directory {
-                true => directories.push(child),
-                false => rustix::fs::unlinkat(&fd, &child, AtFlags::empty())?,
-            }
-        }
-        Ok(Doomed { fd, name, directories })
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+    match cache::tree::remove(parent, &name) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
     }
 }
 
 /// The names in a directory, and which of them are directories themselves.
 fn list(directory: BorrowedFd<'_>) -> Result<Vec<(OsString, bool)>, Errno> {
-    use std::os::unix::ffi::OsStrExt;
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

@@ -12,13 +12,13 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
-use rustix::fs::{FlockOperation, flock};
 
 use super::document::{self, digest_of};
 use super::{Image, ImageError};
+use crate::lock::{LockMode, lock_within};
 use crate::oci::{Digest, ImageName, Platform};
 
 /// The name as `skopeo` and `podman` look for it.
@@ -247,16 +247,8 @@ fn stamp(metadata: &std::fs::Metadata) -> Stamp {
 pub(super) fn lock(content: &Path) -> Result<std::fs::File, ImageError> {
     let failed = |source| ImageError::NameTable { path: content.to_owned(), source };
     let directory = fs_err::File::open(content).map_err(failed)?.into_parts().0;
-    let started = Instant::now();
-    loop {
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        if started.elapsed() > LOCK_PATIENCE {
-            return Err(ImageError::Locked { path: content.to_owned() });
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    match lock_within(&directory, content, LockMode::Exclusive, LOCK_PATIENCE)? {
+        true => Ok(directory),
+        false => Err(ImageError::Locked { path: content.to_owned() }),
     }
 }

@@ -190,11 +190,7 @@ impl Fixture {
         let manifest = oci_spec::image::ImageManifestBuilder::default()
             .schema_version(2u32)
             .media_type(MediaType::ImageManifest)
-            .config(descriptor(
-                MediaType::ImageConfig,
-                config.len() as u64,
-                &Digest::of(&config),
-            ))
+            .config(descriptor(MediaType::ImageConfig, config.len() as u64, &Digest::of(&config)))
             .layers(vec![descriptor(MediaType::ImageLayer, layer.len() as u64, &diff_id)])
             .build()
             .unwrap();
