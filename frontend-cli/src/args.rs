@@ -214,8 +214,14 @@ pub(crate) struct BuildArgs {
     pub(crate) context: String,
 }
 
+// `-h` is the host name, as with docker; the help has its long name only.
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct RunArgs {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+
     /// Remove the container when it ends
     #[arg(long)]
     pub(crate) rm: bool,

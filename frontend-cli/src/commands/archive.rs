@@ -98,6 +98,7 @@ pub(crate) fn import(root: Option<PathBuf>, args: &ImportArgs) -> Result<ExitCod
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),
         variant: platform.variant.clone(),
+        created: Some(jiff::Timestamp::now().to_string()),
         ..ImageConfiguration::default()
     };
     if !args.changes.is_empty() {

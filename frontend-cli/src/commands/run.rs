@@ -271,7 +271,7 @@ fn settle(
     };
     container.snapshot = Some(rootfs.id().clone());
     container.status = ContainerStatus::Exited { code };
-    rootfs.keep();
+    rootfs.keep().map_err(store_error)?;
     containers.update(container).map_err(executor_error)
 }
 

@@ -104,8 +104,6 @@ pub(crate) struct Plan {
     pub(crate) needed: BTreeSet<usize>,
     /// Global arguments: those of the platform and those before the first FROM.
     pub(crate) globals: Variables,
-    /// Names of the global ARG instructions, which stages may redeclare.
-    pub(crate) declared_globals: Variables,
     pub(crate) images: Vec<RequestedImage>,
     pub(crate) warnings: Vec<(&'static str, Fault)>,
 }
@@ -121,7 +119,6 @@ impl Plan {
             Err(fault) => return Err(vec![fault]),
         };
         let mut globals = platform_variables(settings, dockerfile, target);
-        let mut declared = Variables::default();
         for instruction in &dockerfile.global_args {
             for arg in &instruction.kind.args {
                 let value = match settings.build_args.get(arg.name.as_str()) {
@@ -143,7 +140,6 @@ impl Plan {
                 };
                 if let Some(value) = value {
                     globals.set(arg.name.as_str(), &value);
-                    declared.set(arg.name.as_str(), &value);
                 }
             }
         }
@@ -172,7 +168,6 @@ impl Plan {
             target,
             needed: BTreeSet::new(),
             globals,
-            declared_globals: declared,
             images: Vec::new(),
             warnings,
         };

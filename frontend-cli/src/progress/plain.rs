@@ -134,7 +134,6 @@ impl View for Plain {
                 lines.push(match outcome {
                     Outcome::Done => format!("DONE {:.1}s", step.elapsed(*at).as_secs_f64()),
                     Outcome::Cached => "CACHED".to_owned(),
-                    Outcome::Canceled => "CANCELED".to_owned(),
                     Outcome::Failed(error) => format!("ERROR: {}", sanitize(error, false)),
                 });
                 self.queue(state, *id, lines, true, out);

@@ -26,7 +26,6 @@ impl RawJson {
         match &step.outcome {
             Some(Outcome::Cached) => vertex["cached"] = json!(true),
             Some(Outcome::Failed(error)) => vertex["error"] = json!(error),
-            Some(Outcome::Canceled) => vertex["error"] = json!("context canceled"),
             Some(Outcome::Done) | None => {}
         }
         Some(json!({ "vertexes": [vertex] }))

@@ -10,7 +10,6 @@ use super::{StepId, Update};
 pub(crate) enum Outcome {
     Done,
     Cached,
-    Canceled,
     Failed(String),
 }
 

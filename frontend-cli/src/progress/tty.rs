@@ -113,7 +113,6 @@ impl Tty {
         let (mark, colour) = match &step.outcome {
             Some(Outcome::Done) => ("", "34"),
             Some(Outcome::Cached) => ("CACHED ", "34"),
-            Some(Outcome::Canceled) => ("CANCELED ", "33"),
             Some(Outcome::Failed(_)) => ("ERROR ", "31"),
             None => ("", ""),
         };
