@@ -17,6 +17,7 @@
 //! whenever something a vertex waits for has changed; so no wake-up can be lost, and none is wrong.
 
 mod plan;
+mod record;
 mod task;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -24,18 +25,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cache::hash::Fingerprint;
-use cache::index::{CacheKey, Ingredient, Output, Record};
+use cache::index::{CacheKey, Output, Record};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
-use self::plan::{Plan, is_context, selector_of};
+use self::plan::{Plan, is_context};
 use self::task::{Message, Shared};
 use crate::error::{OpError, SolveError};
 use crate::event::{Event, EventSender};
-use crate::key::{self, InputKey};
+use crate::key;
 use crate::llb::{Definition, Op, SourceOp, Vertex, VertexId};
 use crate::records::RecordsError;
-use crate::slow::{self, ProbeInput, Probed};
+use crate::slow::{self, Probed};
 use crate::solution::{Keys, Origin, Solution, VertexReport};
 use crate::solver::Solver;
 use crate::worker::{Claim, InputValue};
@@ -355,7 +356,9 @@ impl Schedule {
 
     fn take_hit(&mut self, vertex: usize) -> Result<bool, SolveError> {
         let Some(record) = self.vertices[vertex].hit.take() else { return Ok(false) };
-        self.writer.touch(record.key);
+        if !record::is_recent(&record.created) {
+            self.writer.touch(record.key);
+        }
         self.finish(vertex, &record.outputs, Origin::Fast, record.created)?;
         Ok(true)
     }
@@ -519,56 +522,6 @@ impl Schedule {
 
     // --- records ---
 
-    /// The records of a result: under its fast key, under its slow key where that is known, and as
-    /// the newest of its op.
-    fn records_of(&self, vertex: usize, outputs: &[Output], created: &str) -> Vec<Record> {
-        let Some(fast) = self.keys.fast[vertex] else { return Vec::new() };
-        let this = &self.definition.vertices()[vertex];
-        let op = self.vertices[vertex].op;
-        let inputs = self.probe_inputs(vertex);
-        let slow = self.vertices[vertex].slow.clone().or_else(|| {
-            let known: Option<Vec<_>> = inputs.iter().map(ProbeInput::known).collect();
-            let known = known.filter(|contents| !contents.is_empty())?;
-            Some((key::slow(op, &known), known))
-        });
-        let links = links(&inputs, slow.as_ref().map(|(_, contents)| contents.as_slice()));
-        let mut ingredients = self.keys.ingredients(&self.definition, vertex);
-        ingredients.extend(links.iter().cloned());
-        let record = |key, ingredients| Record {
-            key,
-            op,
-            name: this.meta.name.clone(),
-            outputs: outputs.to_vec(),
-            created: created.to_owned(),
-            ingredients,
-        };
-        let mut records = Vec::with_capacity(3);
-        if !this.inputs.is_empty() {
-            let slow = slow.map(|(key, _)| record(key, links.clone()));
-            records.extend(slow);
-            records.push(record(key::latest(op), links));
-        }
-        records.push(record(fast, ingredients));
-        records
-    }
-
-    fn probe_inputs(&self, vertex: usize) -> Vec<ProbeInput> {
-        let this = &self.definition.vertices()[vertex];
-        let inputs = this.inputs.iter().zip(self.keys.inputs(&self.definition, vertex));
-        let inputs = inputs.map(|(input, key)| match (self.state(input.edge.vertex.0), key) {
-            (_, InputKey::Content(content)) => ProbeInput::Known(content.fingerprint),
-            (VertexState::Done { outputs, .. }, _) => ProbeInput::Tree {
-                producer: Arc::clone(self.definition.vertex(input.edge.vertex)),
-                output: outputs[input.edge.output].clone(),
-                selector: selector_of(input).cloned(),
-            },
-            (_, InputKey::Chained { key, selector, .. }) => {
-                ProbeInput::Known(key::inline_content(key, selector))
-            }
-        });
-        inputs.collect()
-    }
-
     fn warn_of_records(&mut self, error: &RecordsError) {
         if !std::mem::replace(&mut self.records_warned, true) {
             let message = match std::error::Error::source(error) {
@@ -624,29 +577,6 @@ impl Progress {
             followers: Vec::new(),
         }
     }
-}
-
-/// What a record says of its inputs besides their keys, so that a later build can compare.
-fn links(inputs: &[ProbeInput], contents: Option<&[Fingerprint]>) -> Vec<Ingredient> {
-    let mut links = Vec::new();
-    for (index, input) in inputs.iter().enumerate() {
-        if let ProbeInput::Tree { output, selector, .. } = input {
-            let value = output.snapshot.as_ref().map_or_else(String::new, ToString::to_string);
-            links.push(Ingredient { part: key::tree_part(index), value });
-            if let Some(selector) = selector {
-                let value = key::json(selector);
-                links.push(Ingredient { part: key::read_part(index), value });
-            }
-        }
-        let content = match (contents, input) {
-            (Some(contents), _) => Some(contents[index]),
-            (None, input) => input.known(),
-        };
-        if let Some(content) = content {
-            links.push(Ingredient { part: key::content_part(index), value: content.to_string() });
-        }
-    }
-    links
 }
 
 fn broken_down(error: JoinError) -> SolveError {

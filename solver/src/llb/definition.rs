@@ -138,11 +138,8 @@ impl Definition {
                 graph.add_edge(nodes[input.edge.vertex.0], nodes[index], label);
             }
         }
-        let attributes = |_: &_, _: (_, &String)| "shape=box".to_owned();
         let options = [Config::NodeNoLabel, Config::EdgeNoLabel];
-        let node = |graph: &_, (index, name): (_, &String)| {
-            format!("{} label={:?}", attributes(graph, (index, name)), name)
-        };
+        let node = |_: &_, (_, name): (_, &String)| format!("shape=box label={name:?}");
         let edge = |_: &_, edge: petgraph::graph::EdgeReference<'_, String>| {
             format!("label={:?}", edge.weight())
         };
@@ -184,5 +181,78 @@ impl Vertex {
             }
         };
         named.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llb::{ExecOp, Input, LocalContext, MergeOp, Selector, VertexMeta};
+
+    fn vertex(name: &str, op: Op, inputs: Vec<Input>) -> Vertex {
+        Vertex { op, inputs, meta: VertexMeta::named(name) }
+    }
+
+    fn context() -> Op {
+        let name = "context".to_owned();
+        Op::Source(SourceOp::Context(LocalContext { name, excludes: Vec::new() }))
+    }
+
+    fn run() -> Op {
+        let platform = "linux/amd64".parse().expect("a platform");
+        Op::Exec(ExecOp::new(vec!["true".to_owned()], platform))
+    }
+
+    #[test]
+    fn a_vertex_can_only_name_what_was_added_before() {
+        let mut definition = Definition::new();
+        let later = Edge::from(VertexId(3));
+        let error = definition.add(vertex("run", run(), vec![Input::rootfs(later)]));
+        let name = "run".to_owned();
+        assert_eq!(error, Err(DefinitionError::Undefined { name, vertex: 3 }));
+        let name = "target".to_owned();
+        assert_eq!(definition.target(later), Err(DefinitionError::Undefined { name, vertex: 3 }));
+    }
+
+    #[test]
+    fn an_op_has_every_input_it_names() {
+        let mut definition = Definition::new();
+        let scratch = definition.add(vertex("scratch", Op::Source(SourceOp::Scratch), vec![]));
+        let scratch = scratch.expect("a sound vertex");
+        let merge = vertex("merge", Op::Merge(MergeOp), vec![Input::rootfs(scratch)]);
+        let expected =
+            DefinitionError::MissingInput { name: "merge".to_owned(), input: 1, inputs: 1 };
+        assert_eq!(definition.add(merge), Err(expected));
+        let error = definition.add(vertex("context", context(), vec![Input::rootfs(scratch)]));
+        let name = "context".to_owned();
+        assert_eq!(error, Err(DefinitionError::SourceWithInputs { name }));
+    }
+
+    #[test]
+    fn a_context_is_no_file_system() {
+        let mut definition = Definition::new();
+        let context = definition.add(vertex("context", context(), vec![])).expect("a context");
+        let error = |name: &str| {
+            let (name, input) = (name.to_owned(), "context".to_owned());
+            Err(DefinitionError::NotARootfs { name, input })
+        };
+        let run = vertex("run", run(), vec![Input::rootfs(context)]);
+        assert_eq!(definition.add(run).map(drop), error("run"));
+        assert_eq!(definition.target(context), error("target"));
+    }
+
+    #[test]
+    fn the_picture_names_steps_and_what_is_read() {
+        let mut definition = Definition::new();
+        let context = definition.add(vertex("context", context(), vec![])).expect("a context");
+        let scratch = definition.add(vertex("scratch", Op::Source(SourceOp::Scratch), vec![]));
+        let inputs = vec![
+            Input::rootfs(scratch.expect("a sound vertex")),
+            Input::content(context, Selector::path("/a \"b\"")),
+        ];
+        definition.add(vertex("RUN true", run(), inputs)).expect("a sound vertex");
+        let dot = definition.to_dot();
+        assert!(dot.contains(r#"2 [ shape=box label="RUN true"]"#), "{dot}");
+        assert!(dot.contains(r#"0 -> 2 [ label="/a \"b\""]"#), "{dot}");
     }
 }

@@ -99,3 +99,35 @@ async fn a_fast_build_is_stored_in_few_transactions_before_it_returns() {
     let inserts = records.inserts.load(Ordering::Relaxed);
     assert!(inserts < 50, "{inserts} transactions for 101 results");
 }
+
+#[tokio::test]
+async fn the_index_of_a_store_remembers_across_processes() {
+    let root = tempfile::tempdir().expect("a directory");
+    let worker = Arc::new(FakeWorker::default());
+    let mut took = Vec::new();
+    for round in 0..3 {
+        // Each round opens the store anew, as another process would.
+        let store = cache::Store::open(root.path()).expect("a store");
+        let records = Arc::new(store.index().clone());
+        let solver = Solver::new(worker.clone(), records, SolverOptions::default());
+        let mut graph = Graph::default();
+        let mut step = graph.image("busybox", 1);
+        if round == 2 {
+            step = graph.run("add 100", &[step]);
+            step = graph.run("div 100", &[step]);
+        }
+        for index in 0..11 {
+            step = graph.run(&format!("add {index}"), &[step]);
+        }
+        graph.target(step);
+        worker.forget_calls();
+        let definition = Arc::new(graph.definition);
+        let start = std::time::Instant::now();
+        let solution = solver.solve(definition, EventSender::nobody()).await.expect("it builds");
+        took.push(start.elapsed());
+        assert_eq!(worker.value(&solution.outputs[0]), 56);
+        let expected = [12, 0, 2][round];
+        assert_eq!(worker.state().executed.len(), expected, "round {round}");
+    }
+    println!("12 vertices: {took:?} cold, warm, with early cutoff");
+}
