@@ -1,5 +1,12 @@
 //! Tests of the crate as its users see it.
 
+mod hostile;
 mod images;
+mod layers;
+mod overlay;
+mod privilege;
 mod registry;
 mod remote;
+mod store;
+mod tape;
+mod world;
