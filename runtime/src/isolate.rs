@@ -78,12 +78,11 @@ impl Identity {
         let all = |ranges: &[IdRange]| {
             matches!(ranges, [IdRange { inside: 0, outside: 0, count: u32::MAX }])
         };
+        let alone = |ranges: &[IdRange]| matches!(ranges, [IdRange { count: 1, .. }]);
         Ok(match (uids.as_slice(), gids.as_slice()) {
             (uids, gids) if all(uids) && all(gids) => Identity::Root,
-            (
-                [uid @ IdRange { inside: 0, count: 1, .. }],
-                [gid @ IdRange { inside: 0, count: 1, .. }],
-            ) => Identity::Single {
+            // Ranges of the one are of no use if the other is alone.
+            ([uid, ..], [gid, ..]) if alone(&uids) || alone(&gids) => Identity::Single {
                 uid: uid.outside,
                 gid: gid.outside,
                 reason: reason

@@ -308,7 +308,7 @@ fn cut_out(tree: &OwnedFd, subpath: &str, spot: &str) -> io::Result<OwnedFd> {
 fn path_of(fd: impl AsFd) -> io::Result<PathBuf> {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    Ok(fs_err::read_link(link)?)
+    fs_err::read_link(link)
 }
 
 /// Whether `fd` is a directory.

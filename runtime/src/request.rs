@@ -13,6 +13,10 @@ pub struct ContainerRequest {
     /// [`crate::default_spec`]. Namespaces, hooks, devices and `root.path` of the spec are not
     /// looked at: every container gets every namespace. `root.readonly` is honoured.
     ///
+    /// /proc, /sys, /dev, /dev/pts and /dev/mqueue, where the spec has them, are always the
+    /// runtime's own; of their options only `ro` and `rw` of /sys matter, and the `size` of
+    /// /dev/shm.
+    ///
     /// Mounts are performed in the order given. Their targets are resolved inside the root
     /// filesystem, and created where they are missing: see [`crate::Container::wait`] for what
     /// becomes of those.

@@ -88,12 +88,14 @@ fn become_program(
 
     set_names(&plan)?;
     let mut root = mount_root(&plan, &mut descriptors)?;
-    let default_masks = plan.masked == MASKED_PATHS && plan.read_only == READ_ONLY_PATHS;
+    let writable_sys = wants_writable_sys(&plan.mounts);
+    let default_masks =
+        plan.masked == MASKED_PATHS && plan.read_only == READ_ONLY_PATHS && !writable_sys;
     if !default_masks {
-        fixtures.unmask(!wants_writable_sys(&plan.mounts))?;
+        fixtures.unmask(!writable_sys)?;
     }
     for mount in &plan.mounts {
-        perform(mount, &mut root, &fixtures, &mut descriptors)?;
+        perform(mount, &mut root, &mut fixtures, &mut descriptors)?;
     }
     for (number, file) in plan.files.iter().enumerate() {
         let (content, rest) = contents.split_at_checked(file.length).unwrap_or_default();
@@ -171,7 +173,7 @@ const WORKSPACE: Workspace<'static> =
 fn perform(
     mount: &MountPlan,
     root: &mut Root,
-    fixtures: &Fixtures,
+    fixtures: &mut Fixtures,
     trees: &mut [Option<OwnedFd>],
 ) -> Result<(), Failure> {
     let target = mount.target.as_str();
@@ -185,14 +187,17 @@ fn perform(
         ("/sys", "sysfs") => Some((fixtures::SYS, Stage::Sys)),
         ("/dev", "tmpfs") => Some((fixtures::DEV, Stage::Dev)),
         // Part of the /dev that was moved.
-        ("/dev/pts", "devpts") | ("/dev/mqueue", "mqueue") => return Ok(()),
-        ("/dev/shm", "tmpfs") => {
+        ("/dev/pts", "devpts") | ("/dev/mqueue", "mqueue") if fixtures.dev_is_placed => {
+            return Ok(());
+        }
+        ("/dev/shm", "tmpfs") if fixtures.dev_is_placed => {
             return resize_shm(fixtures, options).map_err(failure(Stage::Mount, Some("/dev/shm")));
         }
         _ => None,
     };
     match moved {
         Some((from, stage)) => {
+            fixtures.dev_is_placed |= stage == Stage::Dev;
             let place = root.target(target, true).map_err(failure(stage, None))?;
             rustix::mount::move_mount(
                 CWD,

@@ -51,6 +51,8 @@ pub(super) struct Fixtures {
     pub(super) dev: OwnedFd,
     /// An empty read-only directory, to hide directories under.
     nothing: OwnedFd,
+    /// /dev, and what is mounted in it, has been moved into the root.
+    pub(super) dev_is_placed: bool,
     /// What is weaker than it should be, and why.
     pub(super) notes: Vec<String>,
 }
@@ -60,7 +62,7 @@ impl Fixtures {
     pub(super) fn mount() -> Result<Fixtures, Failure> {
         let mut notes = Vec::new();
         let proc = new_proc(&mut notes).map_err(failure(Stage::Proc, None))?;
-        let sys = new_sys(true, &mut notes).map_err(failure(Stage::Sys, None))?;
+        let sys = new_sys(true).map_err(failure(Stage::Sys, None))?;
         let dev_error = failure(Stage::Dev, None);
 
         let staging = stage().map_err(failure(Stage::Namespaces, Some("/proc")))?;
@@ -72,21 +74,22 @@ impl Fixtures {
             .map_err(failure(Stage::Mask, None))?;
         // Only what is attached can be copied.
         attach_at(&nothing, NOTHING).map_err(failure(Stage::Mask, None))?;
-        let fixtures = Fixtures { staging, dev, nothing, notes };
+        let fixtures = Fixtures { staging, dev, nothing, dev_is_placed: false, notes };
         fixtures.hide(&fixtures.staging, &MASKED_PATHS, &READ_ONLY_PATHS)?;
         Ok(fixtures)
     }
 
-    /// Makes /proc and /sys anew, nothing in them masked.
+    /// Makes /proc and /sys anew, nothing in them masked; a /proc that is not our own stays as it
+    /// is.
     pub(super) fn unmask(&mut self, sys_read_only: bool) -> Result<(), Failure> {
-        for (place, stage) in [(PROC, Stage::Proc), (SYS, Stage::Sys)] {
-            rustix::mount::unmount(place, UnmountFlags::DETACH).map_err(failure(stage, None))?;
+        if self.notes.is_empty() {
+            let at = failure(Stage::Proc, None);
+            let proc = new_proc(&mut self.notes).map_err(&at)?;
+            replace(&proc, PROC).map_err(&at)?;
         }
-        self.notes.clear();
-        let proc = new_proc(&mut self.notes).map_err(failure(Stage::Proc, None))?;
-        attach_at(&proc, PROC).map_err(failure(Stage::Proc, None))?;
-        let sys = new_sys(sys_read_only, &mut self.notes).map_err(failure(Stage::Sys, None))?;
-        attach_at(&sys, SYS).map_err(failure(Stage::Sys, None))
+        let at = failure(Stage::Sys, None);
+        let sys = new_sys(sys_read_only).map_err(&at)?;
+        replace(&sys, SYS).map_err(&at)
     }
 
     /// Hides `masked` and write-protects `read_only` below `root`; what is not there is skipped.
@@ -159,6 +162,12 @@ fn stage() -> Result<OwnedFd, BuildError> {
     Ok(staging)
 }
 
+/// Puts `tree` where something else is mounted.
+fn replace(tree: &OwnedFd, place: &str) -> Result<(), BuildError> {
+    rustix::mount::unmount(place, UnmountFlags::DETACH)?;
+    Ok(attach_at(tree, place)?)
+}
+
 fn attach_at(tree: &OwnedFd, place: &str) -> io::Result<()> {
     attach(tree, rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -187,7 +196,7 @@ fn new_proc(notes: &mut Vec<String>) -> Result<OwnedFd, BuildError> {
 
 /// A /sys of the new network namespace; where the container has none of its own and we are not
 /// root, the host's.
-fn new_sys(read_only: bool, notes: &mut Vec<String>) -> Result<OwnedFd, BuildError> {
+fn new_sys(read_only: bool) -> Result<OwnedFd, BuildError> {
     let attributes = QUIET | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
     match new_filesystem("sysfs", &[], attributes) {
         Err(BuildError { errno: libc::EPERM, .. }) => {
@@ -199,7 +208,6 @@ fn new_sys(read_only: bool, notes: &mut Vec<String>) -> Result<OwnedFd, BuildErr
                 ..Default::default()
             };
             sys::mount_setattr(&tree, attributes)?;
-            notes.push("/sys is the host's: a new one takes a network namespace".to_owned());
             Ok(tree)
         }
         result => result,

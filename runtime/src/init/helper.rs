@@ -37,6 +37,8 @@ impl Helper {
     fn new() -> io::Result<Helper> {
         // Nobody reads our memory or descriptors through /proc, above all not a container.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        // Executed by descriptor, its name would be a number.
+        rustix::thread::set_name(super::ARGUMENT_ZERO)?;
         // Ctrl-C at the engine's terminal is the engine's affair.
         rustix::process::setsid()?;
         // Containers inherit what whoever started the engine left ignored.
@@ -70,7 +72,10 @@ impl Helper {
                     let Order::Prepare { network } = received.message;
                     self.prepare(socket, network)?;
                 }
-                Ok(None) | Err(_) => return Ok(self.kill_all()),
+                Ok(None) | Err(_) => {
+                    self.kill_all();
+                    return Ok(());
+                }
             }
         }
     }

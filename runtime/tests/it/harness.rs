@@ -131,7 +131,10 @@ fn run_in_process(name: &str, role: Role) -> bool {
         // SAFETY: between fork and exec of a process with one thread anything is allowed.
         unsafe { command.pre_exec(move || become_role(role, &files)) };
     }
-    command.status().is_ok_and(|status| status.success())
+    match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => panic!("cannot become {role:?}: {error}"),
+    }
 }
 
 fn become_role(role: Role, files: &Path) -> io::Result<()> {
@@ -140,7 +143,7 @@ fn become_role(role: Role, files: &Path) -> io::Result<()> {
         Role::Starter => Ok(()),
         Role::Ranges | Role::Alone => become_user(),
         Role::Masked => {
-            rustix::mount::mount_bind("/dev/null", "/proc/kcore")?;
+            rustix::mount::mount_bind("/dev/null", "/proc/cmdline")?;
             become_user()
         }
         Role::Contained => give_up_administration(),

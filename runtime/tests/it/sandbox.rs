@@ -14,6 +14,7 @@ const APPLETS: &[&str] = &[
     "sh", "true", "false", "cat", "echo", "ls", "id", "sleep", "stat", "mount", "touch", "mkdir",
     "readlink", "grep", "test", "hostname", "env", "tty", "stty", "kill", "ps", "chmod", "dd",
     "wc", "head", "umask", "pwd", "rm", "df", "ln", "mknod", "ip", "chown", "mv", "tail", "yes",
+    "nc",
 ];
 
 /// A machine of its own.

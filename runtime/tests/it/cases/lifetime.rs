@@ -15,7 +15,7 @@ cases! {
         a_lost_helper_is_an_error_and_no_hang,
         network_none_has_loopback_only,
         the_host_network_is_the_engines,
-        a_proxied_container_has_a_route;
+        a_proxied_container_reaches_the_machine_but_not_its_loopback;
 }
 
 fn descriptors() -> usize {
@@ -129,12 +129,38 @@ fn network_none_has_loopback_only(_: Role) {
     assert_eq!(sandbox.shell(script), "lo\n1\n");
 }
 
-fn a_proxied_container_has_a_route(_: Role) {
+fn a_proxied_container_reaches_the_machine_but_not_its_loopback(_: Role) {
     let sandbox = Sandbox::new();
-    let mut request = sandbox.request(&["sh", "-c", "ip -o addr show dev lo"]);
+    let address = own_address();
+    let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+    let hidden = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    hidden.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!(
+        "echo hello | nc -w 10 {address} {port}; nc -w 2 127.0.0.1 {} </dev/null 2>&1 | head -n 1",
+        hidden.local_addr().unwrap().port()
+    );
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
+        std::io::Write::write_all(&mut stream, b"good bye\n").unwrap();
+        line
+    });
+    let mut request = sandbox.request(&["sh", "-c", &script]);
     request.network = NetworkMode::Proxied;
     let output = sandbox.run(&request);
-    assert!(output.stdout.contains("10.0.2.100"), "{output:?}");
+    assert!(output.stdout.starts_with("good bye\n"), "{output:?}");
+    assert_eq!(server.join().unwrap(), "hello\n");
+    assert_eq!(hidden.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// An address of this machine that is not loopback.
+fn own_address() -> std::net::IpAddr {
+    // Connecting a datagram socket sends nothing; it picks the address that leads there.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").expect("this machine must have a network besides loopback");
+    socket.local_addr().unwrap().ip()
 }
 
 fn the_host_network_is_the_engines(_: Role) {
