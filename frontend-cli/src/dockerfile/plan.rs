@@ -163,14 +163,8 @@ impl Plan {
             return Err(faults);
         }
 
-        let mut plan = Plan {
-            stages,
-            target,
-            needed: BTreeSet::new(),
-            globals,
-            images: Vec::new(),
-            warnings,
-        };
+        let mut plan =
+            Plan { stages, target, needed: BTreeSet::new(), globals, images: Vec::new(), warnings };
         plan.reach(dockerfile, settings)?;
         Ok(plan)
     }

@@ -49,7 +49,6 @@ impl Lowering<'_> {
                 state.config.config.entrypoint = Some(command.clone()).filter(|c| !c.is_empty());
                 if !state.cmd_set {
                     state.config.config.cmd = None;
-                    state.config.config.args_escaped = None;
                 }
                 format!("ENTRYPOINT {}", history::quoted_list(&command))
             }
@@ -197,7 +196,7 @@ impl Lowering<'_> {
                 mode: 0o755,
                 owner: state.config.config.user.as_deref().and_then(super::copy::owner),
                 parents: true,
-                created: None,
+                created: self.epoch(state),
             };
             let op = Op::File(FileOp { actions: vec![FileAction::Mkdir(mkdir)] });
             let mut meta = self.step_meta(state, &instruction.text);

@@ -36,7 +36,11 @@ struct Flags {
     owner: Option<Owner>,
     mode: Option<ChmodSpec>,
     excludes: Vec<String>,
+    /// As written, its variables expanded.
+    destination: String,
+    /// The same from the root, with a slash behind it where it is a directory.
     dest: String,
+    epoch: Option<i64>,
 }
 
 impl Lowering<'_> {
@@ -187,7 +191,9 @@ impl Lowering<'_> {
             chmod,
             mode,
             excludes: transfer.excludes.iter().map(|exclude| exclude.value.clone()).collect(),
+            destination: written,
             dest,
+            epoch: self.epoch(state),
         })
     }
 
@@ -336,7 +342,7 @@ impl Flags {
             from_context: false,
             required: true,
             link: false,
-            created: None,
+            created: self.epoch,
         }
     }
 }
@@ -421,7 +427,7 @@ fn history_text(transfer: &Transfer<'_>, flags: &Flags, sources: &[String]) -> S
         text.push(' ');
         text.push_str(source);
     }
-    format!("{text} {} # buildkit", transfer.destination.value)
+    format!("{text} {} # buildkit", flags.destination)
 }
 
 #[cfg(test)]

@@ -36,18 +36,17 @@ pub(super) fn run(command: &[String], args: &[(String, String)]) -> String {
     format!("RUN {} # buildkit", words.join(" "))
 }
 
-/// Go's `%q` of a pointer to docker's health check structure.
+/// `HEALTHCHECK {Test:[CMD-SHELL true] Interval:30s … Retries:3}`: Go's `%+v` of the structure.
 pub(super) fn healthcheck(check: &Healthcheck) -> String {
-    let duration = |nanoseconds: Option<i64>| quote(&go_duration(nanoseconds.unwrap_or(0)));
-    let retries = check.retries.unwrap_or(0);
+    let duration = |nanoseconds: Option<i64>| go_duration(nanoseconds.unwrap_or(0));
     format!(
-        "HEALTHCHECK &{{{} {} {} {} {} {}}}",
-        quoted_list(check.test.as_deref().unwrap_or_default()),
+        "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        plain_list(check.test.as_deref().unwrap_or_default()),
         duration(check.interval),
         duration(check.timeout),
         duration(check.start_period),
         duration(check.start_interval),
-        quoted_character(retries),
+        check.retries.unwrap_or(0),
     )
 }
 
@@ -62,18 +61,6 @@ fn quote(text: &str) -> String {
         }
     }
     quoted.push('"');
-    quoted
-}
-
-/// A number as Go's `%q` writes it: as the character with that code.
-fn quoted_character(code: i64) -> String {
-    let c = u32::try_from(code).ok().and_then(char::from_u32).unwrap_or('\u{fffd}');
-    let mut quoted = String::from("'");
-    match c {
-        '\'' => quoted.push_str("\\'"),
-        c => push_escaped(&mut quoted, c),
-    }
-    quoted.push('\'');
     quoted
 }
 
@@ -164,7 +151,7 @@ mod tests {
         };
         assert_eq!(
             healthcheck(&check),
-            r#"HEALTHCHECK &{["CMD-SHELL" "true"] "30s" "0s" "0s" "0s" '\x03'}"#
+            "HEALTHCHECK {Test:[CMD-SHELL true] Interval:30s Timeout:0s StartPeriod:0s StartInterval:0s Retries:3}"
         );
     }
 }

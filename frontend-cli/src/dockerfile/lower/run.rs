@@ -280,8 +280,8 @@ impl StageState {
     fn history_args(&self) -> Vec<(String, String)> {
         let mut args: Vec<(String, String)> = Vec::new();
         for (name, declared) in &self.args {
-            let value = self.variables.value(name).map(str::to_owned).or_else(|| declared.clone());
-            let Some(value) = value else { continue };
+            let value = self.variables.value(name).map(str::to_owned);
+            let value = value.or_else(|| declared.clone()).unwrap_or_default();
             match args.iter_mut().find(|(known, _)| known == name) {
                 Some((_, known)) => *known = value,
                 None => args.push((name.clone(), value)),

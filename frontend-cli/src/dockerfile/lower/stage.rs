@@ -211,6 +211,14 @@ impl Lowering<'_> {
         Ok(expanded.text)
     }
 
+    /// `SOURCE_DATE_EPOCH`, in seconds: the time of what the build itself makes.
+    pub(super) fn epoch(&self, state: &StageState) -> Option<i64> {
+        let given = self.settings.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
+        given
+            .or_else(|| state.variables.value("SOURCE_DATE_EPOCH"))
+            .and_then(|text| text.parse().ok())
+    }
+
     fn note_unset(&mut self, state: &StageState, unset: &[String], span: Span) {
         for name in unset {
             // An ARG without a value is declared all the same.
