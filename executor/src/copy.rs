@@ -34,7 +34,7 @@ use crate::source_tree::{Found, SourceTree, join};
 use crate::users::Users;
 use chmod::Chmod;
 use file::Links;
-pub(crate) use target::{Attributes, TargetDir};
+pub(crate) use target::{Attributes, TargetDir, timestamps};
 use target::{Destination, resolve_destination};
 
 /// The mode of directories that nobody says anything about.
@@ -117,7 +117,11 @@ impl FileOperation {
     pub(crate) fn mkdir(&self, action: &MkdirAction) -> Result<(), ExecutorError> {
         let owner = match &action.owner {
             None => (0, 0),
-            Some(owner) => Users::read(&self.base)?.owner(owner)?,
+            // BuildKit makes the directory root's when nobody has the name of USER.
+            Some(owner) => match Users::read(&self.base)?.owner(owner) {
+                Err(ExecutorError::UnknownOwner { .. }) => (0, 0),
+                known => known?,
+            },
         };
         self.make_directory(&action.path, owner, action.mode, action.created.map(|s| (s, 0)))
     }
@@ -217,19 +221,18 @@ impl FileOperation {
         }
         let is_directory = action.dest.ends_with('/') || action.dest.ends_with("/.");
         let destination = self.resolve(&action.dest)?;
-        let (dir, target_name) = if is_directory
-            || (destination.rest.is_empty() && !destination.is_file)
-        {
-            let dir = self.make_all(&destination, &destination.rest, copier.ownership)?;
-            (dir, found.name.clone())
-        } else {
-            let (last, parents) = match destination.rest.split_last() {
-                Some(split) => split,
-                None => return Ok(()),
+        let (dir, target_name) =
+            if is_directory || (destination.rest.is_empty() && !destination.is_file) {
+                let dir = self.make_all(&destination, &destination.rest, copier.ownership)?;
+                (dir, found.name.clone())
+            } else {
+                let (last, parents) = match destination.rest.split_last() {
+                    Some(split) => split,
+                    None => return Ok(()),
+                };
+                let dir = self.make_all(&destination, parents, copier.ownership)?;
+                (dir, last.clone())
             };
-            let dir = self.make_all(&destination, parents, copier.ownership)?;
-            (dir, last.clone())
-        };
         copier.entry(parent, name, entry, &dir, &target_name)
     }
 
@@ -550,7 +553,6 @@ fn failed<'a>(
         ExecutorError::File { attempt, path, source }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

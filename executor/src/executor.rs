@@ -130,6 +130,8 @@ impl Executor {
             let limits = process.ulimits.iter().map(rlimit).collect::<Result<Vec<_>, _>>()?;
             inner.set_rlimits(Some(limits));
         }
+        let hidden: Vec<String> =
+            mounts.iter().map(|mount| crate::pattern::clean(&mount.target)).collect();
         let (more, mut files) = oci_mounts(mounts)?;
         let mut all = spec.mounts().clone().unwrap_or_default();
         set_shm_size(&mut all, process.shm_size);
@@ -137,6 +139,8 @@ impl Executor {
         spec.set_mounts(Some(all));
         let is_build = matches!(io, ProcessIo::Log(_));
         let mut network_files = network_files(process, is_build);
+        // A mount over /etc hides what is in it, as if it had come after these files.
+        network_files.retain(|file| !hidden.iter().any(|target| file.target.starts_with(target)));
         network_files.append(&mut files);
         Ok(ContainerRequest {
             spec,
@@ -216,10 +220,8 @@ fn environment(
 }
 
 fn oci_user(user: &ProcessUser, old: &User) -> Result<User, ExecutorError> {
-    let mut builder = UserBuilder::default()
-        .uid(user.uid)
-        .gid(user.gid)
-        .additional_gids(user.groups.clone());
+    let mut builder =
+        UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.groups.clone());
     if let Some(umask) = old.umask() {
         builder = builder.umask(umask);
     }
@@ -357,9 +359,7 @@ fn network_files(process: &Process, is_build: bool) -> Vec<InjectedFile> {
     let resolvers = fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let resolvers = match process.network {
         NetworkMode::Host => resolvers,
-        NetworkMode::None | NetworkMode::Proxied => {
-            runtime::network::resolv_conf(&resolvers)
-        }
+        NetworkMode::None | NetworkMode::Proxied => runtime::network::resolv_conf(&resolvers),
     };
     let file = |target: &str, content: String| InjectedFile {
         target: target.into(),
@@ -388,11 +388,8 @@ pub struct RunningProcess {
 
 impl RunningProcess {
     fn new(mut container: Container, io: ProcessIo) -> Result<Self, ExecutorError> {
-        let failed = |source| ExecutorError::File {
-            attempt: "watch",
-            path: "the container".into(),
-            source,
-        };
+        let failed =
+            |source| ExecutorError::File { attempt: "watch", path: "the container".into(), source };
         let exit = container.exit_fd().try_clone_to_owned().map_err(failed)?;
         // Its successor is unsafe; this descriptor is owned, and stays the same until it is closed.
         #[expect(deprecated)]
@@ -487,7 +484,8 @@ mod tests {
             readonly: false,
         };
         let (mounts, _) = oci_mounts(vec![tmpfs("/a/b/c"), tmpfs("/z"), tmpfs("/a/b")]).unwrap();
-        let targets: Vec<_> = mounts.iter().map(|m| m.destination().display().to_string()).collect();
+        let targets: Vec<_> =
+            mounts.iter().map(|m| m.destination().display().to_string()).collect();
         assert_eq!(targets, ["/z", "/a/b", "/a/b/c"]);
         assert!(oci_mounts(vec![tmpfs("/a/..")]).is_err());
     }

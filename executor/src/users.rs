@@ -113,6 +113,8 @@ impl Users {
             let mut groups: Vec<u32> = listed.map(|g| g.gid).filter(|&g| g != gid).collect();
             groups.sort_unstable();
             groups.dedup();
+            // The primary group is one of them, and the first, as `id` shows it in docker.
+            groups.insert(0, gid);
             groups
         });
         let home = account.map_or("", |account| &account.home);
@@ -209,16 +211,16 @@ mod tests {
     fn a_user_is_found_as_docker_finds_it() {
         for (spec, uid, gid, groups, home) in [
             ("", 0, 0, vec![], "/root"),
-            ("root", 0, 0, vec![4], "/root"),
-            ("app", 1000, 1001, vec![4, 10], "/home/app"),
-            ("1000", 1000, 1001, vec![4, 10], "/home/app"),
+            ("root", 0, 0, vec![0, 4], "/root"),
+            ("app", 1000, 1001, vec![1001, 4, 10], "/home/app"),
+            ("1000", 1000, 1001, vec![1001, 4, 10], "/home/app"),
             ("app:adm", 1000, 4, vec![], "/home/app"),
             ("1000:5", 1000, 5, vec![], "/home/app"),
             ("2000", 2000, 0, vec![], "/"),
             ("2000:2000", 2000, 2000, vec![], "/"),
-            ("app:", 1000, 1001, vec![4, 10], "/home/app"),
+            ("app:", 1000, 1001, vec![1001, 4, 10], "/home/app"),
             (":adm", 0, 4, vec![], "/root"),
-            ("42", 7, 7, vec![], "/"),
+            ("42", 7, 7, vec![7], "/"),
         ] {
             assert_eq!(user(spec), Ok((uid, gid, groups, home.to_owned())), "{spec}");
         }
@@ -233,8 +235,14 @@ mod tests {
             ("evil", "unable to find user evil: no matching entries in passwd file"),
             ("minus", "unable to find user minus: no matching entries in passwd file"),
             ("-1", "`-1` is not a user or group id: ids are numbers from 0 to 2147483647"),
-            ("4294967296", "`4294967296` is not a user or group id: ids are numbers from 0 to 2147483647"),
-            ("4294967295:0", "`4294967295` is not a user or group id: ids are numbers from 0 to 2147483647"),
+            (
+                "4294967296",
+                "`4294967296` is not a user or group id: ids are numbers from 0 to 2147483647",
+            ),
+            (
+                "4294967295:0",
+                "`4294967295` is not a user or group id: ids are numbers from 0 to 2147483647",
+            ),
             ("app:-5", "`-5` is not a user or group id: ids are numbers from 0 to 2147483647"),
         ] {
             assert_eq!(user(spec), Err(message.to_owned()));

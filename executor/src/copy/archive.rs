@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use tar::EntryType;
 
-use super::file::{Place, copy_regular, is_name, link, make_special, make_symlink, write_file};
+use super::file::{
+    Place, copy_regular, is_name, link, make_special, make_symlink, set_mode, write_file,
+};
 use super::target::{Attributes, TargetDir, resolve_below};
 use crate::ExecutorError;
 use crate::merged::{Kind, Meta, Xattrs};
@@ -67,8 +69,7 @@ pub(crate) fn from_stream(
 
 /// Whether a file that begins so could be an archive: compressed, or a tar.
 pub(crate) fn looks_like_archive(start: &[u8]) -> bool {
-    compression(start) != Compression::None
-        || start.first_chunk::<512>().is_some_and(is_tar_header)
+    compression(start) != Compression::None || start.first_chunk::<512>().is_some_and(is_tar_header)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +224,7 @@ impl Unpacking<'_> {
             EntryType::Link => {
                 self.forget_below(existing);
                 let target = names(&entry.link_name_bytes().unwrap_or_default())?;
-                self.hard_link(&target, &place)
+                self.hard_link(&target, &place, &attributes)
             }
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 self.forget_below(existing);
@@ -275,7 +276,14 @@ impl Unpacking<'_> {
         Ok(dir)
     }
 
-    fn hard_link(&self, target: &[OsString], place: &Place<'_>) -> io::Result<()> {
+    /// Links to a file of the destination. The mode of the entry becomes that of the file: Docker
+    /// and BuildKit set it through the link.
+    fn hard_link(
+        &self,
+        target: &[OsString],
+        place: &Place<'_>,
+        entry: &Attributes<'_>,
+    ) -> io::Result<()> {
         let missing = || {
             let text = "the file that it links to is not in the destination";
             io::Error::new(io::ErrorKind::NotFound, text)
@@ -303,7 +311,8 @@ impl Unpacking<'_> {
         if std::ptr::eq(&*dir, &**place.dir) && name == place.name {
             return Ok(());
         }
-        link(&Place { dir: &dir, name }, place)
+        link(&Place { dir: &dir, name }, place)?;
+        set_mode(place, entry.mode)
     }
 
     fn finish(self) -> io::Result<()> {

@@ -56,10 +56,11 @@ impl Chmod {
         }
     }
 
-    /// The mode of directories that are made on the way: only a number says what they get.
+    /// The mode of directories that are made on the way: only a number says what they get, and of
+    /// it only the permissions, as in BuildKit.
     pub(crate) fn for_parents(&self) -> Option<u32> {
         match self {
-            Self::Octal(octal) => Some(*octal),
+            Self::Octal(octal) => Some(*octal & 0o777),
             Self::Symbolic(_) => None,
         }
     }

@@ -18,8 +18,8 @@ use crate::merged::{Kind, Meta, Owners};
 /// The first copy of each file that has several names, by device and inode of the source.
 pub(super) type Links = HashMap<(u64, u64), (Arc<TargetDir>, OsString)>;
 
-/// Below this many bytes a read and a write are quicker than asking the kernel to copy (measured:
-/// crates.md, 64 KiB).
+/// Below this many bytes a read and a write are quicker than asking the kernel to copy (measured: about
+/// 64 KiB).
 const SMALL: u64 = 64 * 1024;
 
 /// Whether this kernel and file system share blocks between files; asked once.
@@ -160,6 +160,16 @@ fn set_without_opening(place: &Place<'_>, attributes: &Attributes<'_>) -> io::Re
         rustix::fs::utimensat(dir, place.name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+/// Sets the mode of what is there, unless it is a link, which has none.
+pub(super) fn set_mode(place: &Place<'_>, mode: u32) -> io::Result<()> {
+    let dir = place.dir.upper()?;
+    let stat = rustix::fs::statat(dir, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return Ok(());
+    }
+    Ok(rustix::fs::chmodat(dir, place.name, Mode::from_raw_mode(mode), AtFlags::empty())?)
 }
 
 /// Writes a file from memory.

@@ -179,11 +179,8 @@ impl TargetDir {
 
     /// Creates the file `name`, in the place of whatever file is there.
     pub(crate) fn create_file(&self, name: &OsStr) -> io::Result<OwnedFd> {
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let above = self.upper()?;
         match rustix::fs::openat(above, name, flags, Mode::RUSR | Mode::WUSR) {
             Err(Errno::EXIST) => {

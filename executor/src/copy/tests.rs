@@ -57,12 +57,7 @@ fn build(root: &Path, lines: &[&str]) {
             continue;
         }
         let file = std::fs::File::from(
-            rustix::fs::open(
-                &path,
-                rustix::fs::OFlags::RDONLY,
-                rustix::fs::Mode::empty(),
-            )
-            .unwrap(),
+            rustix::fs::open(&path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap(),
         );
         let attributes = Attributes {
             uid: uid.parse().unwrap(),
@@ -283,32 +278,59 @@ fn links_are_followed_inside_their_tree_only() {
         "up 0777 0:0 ->../../../../real/a",
         "t/in 0777 0:0 ->../real/a",
     ];
-    check("a linked directory", &[], source, plain, (&["lnk"], "/x/"), &[
-        "x 0755 0:0 dir",
-        "x/a 0644 0:0 =a",
-    ]);
-    check("an absolute link", &[], source, plain, (&["abs"], "/x/"), &[
-        "x 0755 0:0 dir",
-        "x/abs 0644 0:0 =a",
-    ]);
-    check("a link that climbs stays inside", &[], source, plain, (&["up"], "/x"), &[
-        "x 0644 0:0 =a",
-    ]);
-    check("matches are followed too", &[], source, plain, (&["a*"], "/x/"), &[
-        "x 0755 0:0 dir",
-        "x/abs 0644 0:0 =a",
-    ]);
-    check("links inside a tree are copied", &[], source, plain, (&["t"], "/x"), &[
-        "x 0755 0:0 dir",
-        "x/in ->../real/a",
-    ]);
+    check(
+        "a linked directory",
+        &[],
+        source,
+        plain,
+        (&["lnk"], "/x/"),
+        &["x 0755 0:0 dir", "x/a 0644 0:0 =a"],
+    );
+    check(
+        "an absolute link",
+        &[],
+        source,
+        plain,
+        (&["abs"], "/x/"),
+        &["x 0755 0:0 dir", "x/abs 0644 0:0 =a"],
+    );
+    check(
+        "a link that climbs stays inside",
+        &[],
+        source,
+        plain,
+        (&["up"], "/x"),
+        &["x 0644 0:0 =a"],
+    );
+    check(
+        "matches are followed too",
+        &[],
+        source,
+        plain,
+        (&["a*"], "/x/"),
+        &["x 0755 0:0 dir", "x/abs 0644 0:0 =a"],
+    );
+    check(
+        "links inside a tree are copied",
+        &[],
+        source,
+        plain,
+        (&["t"], "/x"),
+        &["x 0755 0:0 dir", "x/in ->../real/a"],
+    );
     check(
         "a linked destination",
         &["real/k 0644 0:0 =k", "l 0777 0:0 ->/real", "f 0777 0:0 ->/real/new"],
         source,
         plain,
         (&["abs"], "/l/"),
-        &["f ->/real/new", "l ->/real", "real 0755 0:0 dir", "real/abs 0644 0:0 =a", "real/k 0644 0:0 =k"],
+        &[
+            "f ->/real/new",
+            "l ->/real",
+            "real 0755 0:0 dir",
+            "real/abs 0644 0:0 =a",
+            "real/k 0644 0:0 =k",
+        ],
     );
     check(
         "a destination link to nowhere",
@@ -326,28 +348,39 @@ fn owners_and_modes_apply_to_what_is_made() {
         let group = Some(UserSpec::Id(21));
         action.owner = Some(Owner { user: UserSpec::Id(20), group });
     };
-    check("chown", &["p 0700 5:5 dir"], TREE, owner, (&["f"], "/p/q/r/"), &[
-        "p 0700 5:5 dir",
-        "p/q 0755 20:21 dir",
-        "p/q/r 0755 20:21 dir",
-        "p/q/r/f 0640 20:21 =f",
-    ]);
+    check(
+        "chown",
+        &["p 0700 5:5 dir"],
+        TREE,
+        owner,
+        (&["f"], "/p/q/r/"),
+        &["p 0700 5:5 dir", "p/q 0755 20:21 dir", "p/q/r 0755 20:21 dir", "p/q/r/f 0640 20:21 =f"],
+    );
     let octal = |action: &mut CopyAction| action.mode = Some(ChmodSpec::Octal(0o770));
-    check("octal chmod", &[], TREE, octal, (&["d"], "/p/q"), &[
-        "p 0770 0:0 dir",
-        "p/q 0770 0:0 dir",
-        "p/q/a 0770 0:0 =a",
-        "p/q/sub 0770 0:0 dir",
-        "p/q/sub/b 0770 0:0 =b",
-    ]);
+    check(
+        "octal chmod",
+        &[],
+        TREE,
+        octal,
+        (&["d"], "/p/q"),
+        &[
+            "p 0770 0:0 dir",
+            "p/q 0770 0:0 dir",
+            "p/q/a 0770 0:0 =a",
+            "p/q/sub 0770 0:0 dir",
+            "p/q/sub/b 0770 0:0 =b",
+        ],
+    );
     let symbolic =
         |action: &mut CopyAction| action.mode = Some(ChmodSpec::Symbolic("u=rwX,go=rX".into()));
-    check("symbolic chmod", &[], TREE, symbolic, (&["d"], "/p"), &[
-        "p 0755 0:0 dir",
-        "p/a 0755 0:0 =a",
-        "p/sub 0755 0:0 dir",
-        "p/sub/b 0644 0:0 =b",
-    ]);
+    check(
+        "symbolic chmod",
+        &[],
+        TREE,
+        symbolic,
+        (&["d"], "/p"),
+        &["p 0755 0:0 dir", "p/a 0755 0:0 =a", "p/sub 0755 0:0 dir", "p/sub/b 0644 0:0 =b"],
+    );
     let named = |action: &mut CopyAction| {
         let user = UserSpec::Name("app".into());
         action.owner = Some(Owner { user, group: None });
@@ -414,17 +447,35 @@ fn patterns_leave_out_and_parents_stay() {
     let exclude = |action: &mut CopyAction| {
         action.exclude = vec!["**/*.md".into(), "!keep.md".into()];
     };
-    check("exclude", &[], source, exclude, (&["a"], "/x"), &[
-        "x 0755 0:0 dir",
-        "x/b 0700 0:0 dir",
-        "x/b/c.txt 0644 0:0 =c",
-        "x/keep.md 0644 0:0 =k",
-    ]);
+    check(
+        "exclude",
+        &[],
+        source,
+        exclude,
+        (&["a"], "/x"),
+        &["x 0755 0:0 dir", "x/b 0700 0:0 dir", "x/b/c.txt 0644 0:0 =c", "x/keep.md 0644 0:0 =k"],
+    );
     let parents = |action: &mut CopyAction| action.parents = true;
     for (path, expected) in [
-        ("a/b/c.txt", &["x 0755 0:0 dir", "x/a 0755 0:0 dir", "x/a/b 0700 0:0 dir", "x/a/b/c.txt 0644 0:0 =c"][..]),
+        (
+            "a/b/c.txt",
+            &[
+                "x 0755 0:0 dir",
+                "x/a 0755 0:0 dir",
+                "x/a/b 0700 0:0 dir",
+                "x/a/b/c.txt 0644 0:0 =c",
+            ][..],
+        ),
         ("a/./b/c.txt", &["x 0755 0:0 dir", "x/b 0700 0:0 dir", "x/b/c.txt 0644 0:0 =c"]),
-        ("**/*.txt", &["x 0755 0:0 dir", "x/a 0755 0:0 dir", "x/a/b 0700 0:0 dir", "x/a/b/c.txt 0644 0:0 =c"]),
+        (
+            "**/*.txt",
+            &[
+                "x 0755 0:0 dir",
+                "x/a 0755 0:0 dir",
+                "x/a/b 0700 0:0 dir",
+                "x/a/b/c.txt 0644 0:0 =c",
+            ],
+        ),
         ("**/*.zip", &[]),
     ] {
         check(path, &[], source, parents, (&[path], "/x/"), expected);
@@ -441,12 +492,10 @@ fn ignored_files_are_not_there() {
     let mut scene = Scene::new(&[], TREE);
     scene.ignore = vec!["d".into(), "!d/sub".into(), "f".into()];
     scene.copy(&copy_action(&["."], "/x")).unwrap();
-    assert_eq!(scene.result(), [
-        "x 0755 0:0 dir",
-        "x/d 0711 0:0 dir",
-        "x/d/sub 0700 0:0 dir",
-        "x/d/sub/b 0600 0:0 =b"
-    ]);
+    assert_eq!(
+        scene.result(),
+        ["x 0755 0:0 dir", "x/d 0711 0:0 dir", "x/d/sub 0700 0:0 dir", "x/d/sub/b 0600 0:0 =b"]
+    );
     let error = scene.copy(&copy_action(&["f"], "/x")).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -463,7 +512,12 @@ fn what_cannot_be_copied_is_an_error_that_says_so() {
         (&[], &["d*", "nope"], "/x/", "`nope` is not in the build context"),
         (&["x/f 0755 0:0 dir"], &["f"], "/x/", "cannot replace to directory /x/f with file"),
         (&["x/sub 0644 0:0 =file"], &["d"], "/x/", "cannot copy to non-directory: /x/sub"),
-        (&["x/sub 0777 0:0 ->/real", "real 0755 0:0 dir"], &["d"], "/x/", "cannot copy to non-directory: /x/sub"),
+        (
+            &["x/sub 0777 0:0 ->/real", "real 0755 0:0 dir"],
+            &["d"],
+            "/x/",
+            "cannot copy to non-directory: /x/sub",
+        ),
         (&["x 0644 0:0 =file"], &["d"], "/x", "cannot copy to non-directory: /x"),
         (&["x 0644 0:0 =file"], &["f"], "/x/y", "`/x/y` is not a directory"),
         (&[], &["f/x"], "/x", "`/f` is not a directory"),
@@ -490,12 +544,10 @@ fn working_directories_are_made_for_their_user() {
     };
     scene.operation().mkdir(&mkdir).unwrap();
     scene.operation().mkdir(&mkdir).unwrap();
-    assert_eq!(scene.result(), [
-        "a 0700 5:5 dir",
-        "a/b 0755 9:9 dir",
-        "a/b/c 0755 9:9 dir",
-        "l ->/a"
-    ]);
+    assert_eq!(
+        scene.result(),
+        ["a 0700 5:5 dir", "a/b 0755 9:9 dir", "a/b/c 0755 9:9 dir", "l ->/a"]
+    );
     let made = Dir::root([scene.path("upper/a/b/c")], format()).unwrap();
     assert_eq!(made.meta().unwrap().unwrap().mtime, (77, 0));
 }
@@ -565,7 +617,12 @@ mod archives {
         builder.into_inner().unwrap()
     }
 
-    fn add(base: &[&str], name: &str, bytes: &[u8], dest: &str) -> (Scene, Result<Copied, ExecutorError>) {
+    fn add(
+        base: &[&str],
+        name: &str,
+        bytes: &[u8],
+        dest: &str,
+    ) -> (Scene, Result<Copied, ExecutorError>) {
         let scene = Scene::new(base, &[]);
         fs_err::write(scene.path("source").join(name), bytes).unwrap();
         let mut action = copy_action(&[name], dest);
@@ -588,14 +645,17 @@ mod archives {
         for bytes in [plain, bzip, xz] {
             let (scene, result) = add(&[], "notes.txt", &bytes, "/x");
             result.unwrap();
-            assert_eq!(scene.result(), [
-                "x 0755 0:0 dir",
-                "x/d 0750 3:4 dir",
-                "x/d/f 0640 3:4 =x",
-                "x/g 0640 3:4 =x",
-                "x/h &x/g",
-                "x/l ->d/f",
-            ]);
+            assert_eq!(
+                scene.result(),
+                [
+                    "x 0755 0:0 dir",
+                    "x/d 0750 3:4 dir",
+                    "x/d/f 0640 3:4 =x",
+                    "x/g 0640 3:4 =x",
+                    "x/h &x/g",
+                    "x/l ->d/f",
+                ]
+            );
         }
     }
 
@@ -610,18 +670,22 @@ mod archives {
 
     #[test]
     fn entries_replace_files_and_merge_directories() {
-        let base = &["x/d/old 0644 5:5 =o", "x/f 0755 5:5 dir", "x/f/in 0644 0:0 =i", "x/g 0644 5:5 =g"];
+        let base =
+            &["x/d/old 0644 5:5 =o", "x/f 0755 5:5 dir", "x/f/in 0644 0:0 =i", "x/g 0644 5:5 =g"];
         let (scene, result) = add(base, "a", &tar(&["d/", "f", "g/", "g/n", ".wh.z"]), "/x");
         result.unwrap();
-        assert_eq!(scene.result(), [
-            "x 0755 0:0 dir",
-            "x/.wh.z 0640 3:4 =x",
-            "x/d 0750 3:4 dir",
-            "x/d/old 0644 5:5 =o",
-            "x/f 0640 3:4 =x",
-            "x/g 0750 3:4 dir",
-            "x/g/n 0640 3:4 =x",
-        ]);
+        assert_eq!(
+            scene.result(),
+            [
+                "x 0755 0:0 dir",
+                "x/.wh.z 0640 3:4 =x",
+                "x/d 0750 3:4 dir",
+                "x/d/old 0644 5:5 =o",
+                "x/f 0640 3:4 =x",
+                "x/g 0750 3:4 dir",
+                "x/g/n 0640 3:4 =x",
+            ]
+        );
     }
 
     #[test]
@@ -636,11 +700,7 @@ mod archives {
     fn nothing_leaves_the_destination() {
         let (scene, result) = add(&[], "a", &tar(&["../../above", "/abs"]), "/x");
         result.unwrap();
-        assert_eq!(scene.result(), [
-            "x 0755 0:0 dir",
-            "x/above 0640 3:4 =x",
-            "x/abs 0640 3:4 =x"
-        ]);
+        assert_eq!(scene.result(), ["x 0755 0:0 dir", "x/above 0640 3:4 =x", "x/abs 0640 3:4 =x"]);
         let base = &["etc/passwd 0644 0:0 =p"];
         for entries in [
             &["l->/etc", "l/passwd"][..],
@@ -660,7 +720,8 @@ mod archives {
 
     #[test]
     fn links_inside_the_destination_are_followed() {
-        let (scene, result) = add(&["run 0755 0:0 dir", "var/run 0777 0:0 ->/run"], "a", &tar(&["var/run/f"]), "/");
+        let (scene, result) =
+            add(&["run 0755 0:0 dir", "var/run 0777 0:0 ->/run"], "a", &tar(&["var/run/f"]), "/");
         result.unwrap();
         assert!(scene.result().contains(&"run/f 0640 3:4 =x".to_owned()));
     }
