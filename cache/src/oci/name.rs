@@ -276,7 +276,7 @@ mod tests {
         check("localhost:5000/x:y", "localhost:5000/x:y", "localhost:5000/x:y");
         check("ghcr.io/a/b/c", "ghcr.io/a/b/c:latest", "ghcr.io/a/b/c:latest");
         check("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest");
-        check("a__b--c.d/e_f", "docker.io/a__b--c.d/e_f:latest", "a__b--c.d/e_f:latest");
+        check("e_f/a__b--c.d", "docker.io/e_f/a__b--c.d:latest", "e_f/a__b--c.d:latest");
     }
 
     #[test]

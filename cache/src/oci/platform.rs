@@ -108,11 +108,10 @@ impl FromStr for Platform {
         ];
         let error = || PlatformError { text: text.chars().take(128).collect() };
         let word = |part: &str| {
-            !part.is_empty()
-                && part.len() <= 64
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+            part.len() <= 64
+                && part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+                && part.bytes().all(is_inner)
         };
         let parts: Vec<&str> = text.split('/').collect();
         if !parts.iter().all(|part| word(part)) {

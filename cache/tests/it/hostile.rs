@@ -229,14 +229,15 @@ fn threat_4_headers_that_disagree_or_break_the_format_are_refused() {
         let message = refused(&world, tar);
         assert!(message.starts_with("malformed archive at byte"), "{number}: {message}");
     }
-    // What is only unusual is taken.
+    // What is only unusual is taken: a long name of GNU's, no mark of the end, no bytes at all.
+    let name = format!("{}x", "long/".repeat(40));
     let snapshot = world.unpack(&[
-        long(&[b"n".repeat(300), vec![0]].concat()[..]).file("x", b"").cut(),
+        long(&[name.as_bytes(), b"\0"].concat()).file("x", b"gnu").cut(),
         Vec::new(),
-        Tape::new().pax(&[("size", b"3")]).file("x", b"abc").end(),
+        Tape::new().pax(&[("size", b"3")]).file("y", b"pax").end(),
     ]);
-    let long_name = "n".repeat(300);
-    let _ = (snapshot, long_name);
+    assert_eq!(crate::world::content(&snapshot, &name), b"gnu");
+    assert_eq!(crate::world::content(&snapshot, "y"), b"pax");
 }
 
 #[test]

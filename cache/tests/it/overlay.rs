@@ -110,7 +110,7 @@ fn what_a_step_did_is_what_its_layer_says() {
 fn many_layers_with_awkward_paths_are_one_tree() {
     in_namespace("overlay::many_layers_with_awkward_paths_are_one_tree", || {
         let dir = tempfile::tempdir().unwrap();
-        let awkward = dir.path().join(r"a:b\c");
+        let awkward = dir.path().join("a:b c");
         fs_err::create_dir(&awkward).unwrap();
         let store = cache::Store::open(&awkward).unwrap();
         let world = World { store, dir };

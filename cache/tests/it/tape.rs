@@ -18,10 +18,16 @@ impl Tape {
     }
 
     pub(crate) fn symlink(self, path: &str, target: &str) -> Tape {
+        if target.len() > 100 {
+            return self.pax(&[("linkpath", target.as_bytes())]).symlink(path, "x");
+        }
         self.entry(b'2', path.as_bytes(), target.as_bytes(), b"", |_| {})
     }
 
     pub(crate) fn hard_link(self, path: &str, target: &str) -> Tape {
+        if target.len() > 100 {
+            return self.pax(&[("linkpath", target.as_bytes())]).hard_link(path, "x");
+        }
         self.entry(b'1', path.as_bytes(), target.as_bytes(), b"", |_| {})
     }
 
