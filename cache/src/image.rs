@@ -120,7 +120,7 @@ pub enum ImageError {
         number: usize,
         /// What is wrong with it.
         #[source]
-        source: crate::layer::LayerError,
+        source: Box<crate::layer::LayerError>,
     },
     /// A layer's content is not what the configuration promises.
     #[error(

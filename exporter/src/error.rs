@@ -27,7 +27,7 @@ pub enum ExportError {
         digest: Digest,
         /// What is wrong.
         #[source]
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// A layer's content is nowhere on this machine.
     #[error(
@@ -118,6 +118,6 @@ pub enum ExportError {
 
 impl ExportError {
     pub(crate) fn layer(digest: Digest) -> impl FnOnce(LayerError) -> ExportError {
-        move |source| ExportError::Layer { digest, source }
+        move |source| ExportError::Layer { digest, source: Box::new(source) }
     }
 }

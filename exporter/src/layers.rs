@@ -179,7 +179,7 @@ fn compress_source(
         Source::Snapshot(snapshot, _) => {
             let pipe = |source| ExportError::Layer {
                 digest: diff_id.0,
-                source: cache::LayerError::Read { source },
+                source: Box::new(cache::LayerError::Read { source }),
             };
             let (mut reader, mut writer) = std::io::pipe().map_err(pipe)?;
             std::thread::scope(|scope| {

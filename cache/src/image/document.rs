@@ -46,6 +46,7 @@ pub mod media {
 
 /// A document that names an image: one image, or one per platform.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // One of them lives at a time, and for a moment.
 pub enum Document {
     /// One image.
     Manifest(ImageManifest),

@@ -64,8 +64,11 @@ fn unpack_layer(
     below: Option<&Snapshot>,
 ) -> Result<Snapshot, ImageError> {
     let diff_ids = &image.config.rootfs.diff_ids;
-    let failed =
-        |source| ImageError::Layer { image: image.config_digest, number: number + 1, source };
+    let failed = |source| ImageError::Layer {
+        image: image.config_digest,
+        number: number + 1,
+        source: Box::new(source),
+    };
     let active = store.snapshots().prepare(below.map(Snapshot::id))?;
     let found = unpack(tar, &active, &UnpackLimits::default()).map_err(failed)?;
     let expected = diff_ids[number];
@@ -140,7 +143,7 @@ fn inflate(store: &Store, image: &Image, number: usize) -> Result<Inflater, Imag
     let reader = decompressor(media_type.as_ref(), file).map_err(|source| ImageError::Layer {
         image: image.config_digest,
         number: number + 1,
-        source,
+        source: Box::new(source),
     })?;
     let (sender, receiver) = sync_channel(AHEAD);
     std::thread::Builder::new()
@@ -149,7 +152,7 @@ fn inflate(store: &Store, image: &Image, number: usize) -> Result<Inflater, Imag
         .map_err(|source| ImageError::Layer {
             image: image.config_digest,
             number: number + 1,
-            source: LayerError::Read { source },
+            source: Box::new(LayerError::Read { source }),
         })?;
     Ok(Inflater { blocks: receiver, block: Vec::new(), read: 0, ended: false })
 }

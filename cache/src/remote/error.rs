@@ -63,7 +63,7 @@ pub enum RemoteError {
         /// The registry.
         registry: String,
         /// The image.
-        name: ImageName,
+        name: Box<ImageName>,
     },
     /// The registry wants (other) credentials.
     #[error("{registry} refuses access{message}")]
@@ -125,9 +125,9 @@ pub enum RemoteError {
     #[error("{} is not available for {wanted}, only for {}", name.familiar(), offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     NoPlatform {
         /// The image.
-        name: ImageName,
+        name: Box<ImageName>,
         /// What was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
         offered: Vec<Platform>,
     },
@@ -135,7 +135,7 @@ pub enum RemoteError {
     #[error("the registry's manifest of {} cannot be used", name.familiar())]
     Document {
         /// The image.
-        name: ImageName,
+        name: Box<ImageName>,
         /// Why not.
         #[source]
         source: DocumentError,

@@ -51,7 +51,7 @@ impl Registries {
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
         let (bytes, document) = self.document(&host, name, &reference, None).await?;
-        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
         let (index, manifest_bytes, manifest) = match document {
             Document::Manifest(manifest) => (None, bytes, manifest),
             Document::Index(index) => {
@@ -71,7 +71,7 @@ impl Registries {
         let image = Image::from_documents(&manifest_bytes, &config)?;
         let own = image.config.platform();
         if !image.config.architecture.is_empty() && !platform.matches(&own) {
-            let (name, wanted) = (name.clone(), platform.clone());
+            let (name, wanted) = (Box::new(name.clone()), Box::new(platform.clone()));
             return Err(RemoteError::NoPlatform { name, wanted, offered: vec![own] });
         }
         into.put(&config)?;
@@ -112,7 +112,7 @@ impl Registries {
         into: &Blobs,
         progress: Progress<'_>,
     ) -> Result<(), RemoteError> {
-        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
         let digest = digest_of(descriptor).map_err(failed)?;
         let lock = {
             let mut underway =
@@ -144,7 +144,7 @@ impl Registries {
         let layers = resolved.image.manifest.layers().iter().enumerate();
         let fetches = layers.map(|(position, layer)| async move {
             let digest = digest_of(layer)
-                .map_err(|source| RemoteError::Document { name: name.clone(), source })?;
+                .map_err(|source| RemoteError::Document { name: Box::new(name.clone()), source })?;
             // Nobody's `rmi` may take it away before it is part of a named image.
             store.images().hold(&digest)?;
             let report = |done, all| progress(position, done, all);
@@ -182,7 +182,7 @@ impl Registries {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(RemoteError::Digest { address: address(&url), expected, found });
         }
-        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
         let document = Document::parse(&bytes, declared.as_deref()).map_err(failed)?;
         if let Some(promised) = promised {
             let announced = promised.media_type().to_string();
@@ -206,7 +206,7 @@ impl Registries {
         match media_types.chain(layers).next() {
             None => Ok(()),
             Some(strange) => Err(RemoteError::Document {
-                name: name.clone(),
+                name: Box::new(name.clone()),
                 source: DocumentError::NotAnImage { media_type: strange.media_type().to_string() },
             }),
         }
@@ -220,7 +220,7 @@ impl Registries {
         descriptor: &Descriptor,
         known: &Blobs,
     ) -> Result<Vec<u8>, RemoteError> {
-        let failed = |source| RemoteError::Document { name: name.clone(), source };
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
         let expected = digest_of(descriptor).map_err(failed)?;
         if known.contains(&expected) {
             return Ok(known.read(&expected, CONFIG_LIMIT)?);
@@ -449,7 +449,7 @@ fn blob_url(host: &Host, name: &ImageName, digest: &Digest) -> Url {
 }
 
 fn not_found(host: &Host, name: &ImageName) -> RemoteError {
-    RemoteError::NotFound { registry: host.registry.clone(), name: name.clone() }
+    RemoteError::NotFound { registry: host.registry.clone(), name: Box::new(name.clone()) }
 }
 
 fn header_digest(headers: &HeaderMap) -> Option<Digest> {
@@ -488,8 +488,8 @@ fn choose<'a>(
     match best {
         Some((_, entry)) => Ok(entry),
         None => Err(RemoteError::NoPlatform {
-            name: name.clone(),
-            wanted: wanted.clone(),
+            name: Box::new(name.clone()),
+            wanted: Box::new(wanted.clone()),
             offered: offered.into_iter().map(|(own, _)| own).collect(),
         }),
     }

@@ -112,7 +112,7 @@ impl Registries {
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<(), RemoteError> {
         let digest = digest_of(&blob.descriptor)
-            .map_err(|source| RemoteError::Document { name: name.clone(), source })?;
+            .map_err(|source| RemoteError::Document { name: Box::new(name.clone()), source })?;
         let size = blob.descriptor.size();
         if self.has_blob(host, name, &digest).await? {
             progress(size, size);
