@@ -423,7 +423,7 @@ impl Snapshot {
 
     /// The digests of its layers, bottom first. Costs as [`Snapshot::chain_content`].
     pub fn diff_ids(&self) -> Result<Vec<DiffId>, StoreError> {
-        self.bottom_up().map(|snapshot| Ok(snapshot.diff_id()?)).collect()
+        self.bottom_up().map(Snapshot::diff_id).collect()
     }
 
     /// The digest of the whole stack; from then on [`Snapshots::unpacked`] finds this snapshot and

@@ -250,7 +250,7 @@ impl<S: Source> Archive<S> {
         let hole = self.sparse.as_ref().map_or(0, SparseMap::hole);
         if hole > 0 {
             let length = hole.min(limit as u64);
-            self.sparse.as_mut().map(|sparse| sparse.advance(length));
+            self.advance(length);
             sink(Piece::Hole(length));
             return Ok(true);
         }
@@ -267,7 +267,7 @@ impl<S: Source> Archive<S> {
         let length = available.len().min(wanted).min(limit);
         sink(Piece::Data(&available[..length]));
         self.left -= length as u64;
-        self.sparse.as_mut().map(|sparse| sparse.advance(length as u64));
+        self.advance(length as u64);
         self.take(length)?;
         Ok(true)
     }
@@ -459,6 +459,13 @@ impl<S: Source> Archive<S> {
             self.take(length)?;
         }
         Ok(())
+    }
+
+    /// Notes on the map of a sparse file how far its content was read.
+    fn advance(&mut self, bytes: u64) {
+        if let Some(sparse) = &mut self.sparse {
+            sparse.advance(bytes);
+        }
     }
 
     fn take(&mut self, length: usize) -> Result<(), LayerError> {

@@ -5,7 +5,6 @@
 //! file system, and then takes the marks off. A thing that still has the mark of an earlier boot is
 //! as good as missing: nobody knows how much of it reached the disk.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -91,7 +90,7 @@ impl Inner {
         if names.is_empty() {
             return Ok(());
         }
-        File::open(&self.dir)
+        fs_err::File::open(&self.dir)
             .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
             .map_err(file_error("sync", &self.root))?;
         for name in names {

@@ -309,7 +309,7 @@ fn a_dropped_snapshot_goes_even_if_overlayfs_locked_its_work_directory() {
     let dir = active.upper().parent().unwrap().to_owned();
     fs_err::create_dir(dir.join("work/work")).unwrap();
     fs_err::write(dir.join("work/work/x"), "").unwrap();
-    fs_err::set_permissions(dir.join("work/work"), std::fs::Permissions::from_mode(0)).unwrap();
+    fs_err::set_permissions(dir.join("work/work"), std::fs::Permissions::from_mode(0o000)).unwrap();
     drop(active);
     assert!(!dir.exists());
     world.store.empty_trash(std::time::Duration::from_secs(30));
