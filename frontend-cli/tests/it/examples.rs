@@ -146,7 +146,7 @@ impl Server {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Differences {
-    /// Paths; a `*` at the end stands for anything.
+    /// Paths; one `*` stands for anything.
     tree: Vec<Explained>,
     /// Fields of the config.
     config: Vec<Explained>,
@@ -162,8 +162,8 @@ struct Explained {
 
 impl Explained {
     fn covers(&self, name: &str) -> bool {
-        match self.what.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
+        match self.what.split_once('*') {
+            Some((prefix, suffix)) => name.starts_with(prefix) && name.ends_with(suffix),
             None => name == self.what,
         }
     }

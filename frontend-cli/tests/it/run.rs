@@ -24,7 +24,7 @@ fn exit_codes_are_dockers() {
         check(&["busybox", "/etc"], 126);
         check(&["--no-such-flag", "busybox"], 125);
         check(&["127.0.0.1:1/no/such", "true"], 125);
-        check(&["busybox", "sh", "-c", "sh -c 'kill -KILL $$'"], 137);
+        check(&["busybox", "sh", "-c", "sh -c 'kill -KILL $$'; exit $?"], 137);
     }
 }
 
