@@ -253,10 +253,11 @@ impl Images {
     /// two do not list the same number of layers.
     pub fn put(&self, manifest: &[u8], config: &[u8]) -> Result<Image, ImageError> {
         let image = Image::from_documents(manifest, config)?;
-        self.blobs.put(config)?;
-        self.blobs.put(manifest)?;
         let size = manifest.len() as u64;
         self.names.update(|entries| {
+            // Under the lock, so that no removal comes between finding them here and naming them.
+            self.blobs.put(config)?;
+            self.blobs.put(manifest)?;
             if !entries.iter().any(|entry| entry.manifest == image.manifest_digest) {
                 entries.push(Entry::new(&image, size));
             }

@@ -32,7 +32,7 @@ impl Destination<'_> {
             Destination::Writer(out) => {
                 let mut out = BufWriter::with_capacity(1 << 20, out);
                 let answer = write(&mut out)?;
-                out.flush().map_err(|source| stream_failed(source))?;
+                out.flush().map_err(stream_failed)?;
                 Ok(answer)
             }
             Destination::File(path) => to_file(path, write),

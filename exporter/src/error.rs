@@ -19,7 +19,7 @@ pub enum ExportError {
     Image(#[from] ImageError),
     /// The registry failed.
     #[error(transparent)]
-    Remote(#[from] RemoteError),
+    Remote(Box<RemoteError>),
     /// A layer cannot be packed, compressed or read.
     #[error("cannot process layer {digest}")]
     Layer {
@@ -114,6 +114,12 @@ pub enum ExportError {
         /// What it is.
         reason: &'static str,
     },
+}
+
+impl From<RemoteError> for ExportError {
+    fn from(error: RemoteError) -> ExportError {
+        ExportError::Remote(Box::new(error))
+    }
 }
 
 impl ExportError {

@@ -68,7 +68,7 @@ impl Layer {
 
 /// Where the content of a layer is now.
 enum Source {
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     Snapshot(Snapshot, LayerDigests),
 }
 
@@ -96,7 +96,7 @@ fn sources(store: &Store, image: &Image) -> Result<Vec<Source>, ExportError> {
     let mut sources = Vec::with_capacity(diff_ids.len());
     for number in 0..diff_ids.len() {
         if let Some(blob) = layer_blob(store, image, number)? {
-            sources.push(Source::Blob(blob));
+            sources.push(Source::Blob(Box::new(blob)));
             continue;
         }
         if stack.is_none() {
