@@ -246,4 +246,65 @@ mod tests {
         assert_eq!(overlay(&["lowerdir=/a:/b"]).unwrap().single_layer(), None);
         assert_eq!(overlay(&["lowerdir=/a", SCRATCH_OPTION]).unwrap().single_layer(), None);
     }
+
+    /// The way of old kernels, in a process of its own that has entered namespaces.
+    #[test]
+    fn layers_can_share_one_page_of_options() {
+        use std::os::unix::process::CommandExt;
+        const INSIDE: &str = "STRAKE_TEST_ONE_PAGE";
+        if std::env::var_os(INSIDE).is_some() {
+            return mount_with_one_page();
+        }
+        let uid = rustix::process::geteuid().as_raw();
+        let map = format!("0 {uid} 1");
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["layers_can_share_one_page_of_options", "--nocapture"]).env(INSIDE, "1");
+        // SAFETY: between fork and exec the closure makes system calls on data made before.
+        unsafe {
+            command.pre_exec(move || {
+                let flags =
+                    rustix::thread::UnshareFlags::NEWUSER | rustix::thread::UnshareFlags::NEWNS;
+                rustix::thread::unshare_unsafe(flags)?;
+                let file = rustix::fs::open(
+                    c"/proc/self/uid_map",
+                    rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                rustix::io::write(&file, map.as_bytes())?;
+                Ok(())
+            });
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    fn mount_with_one_page() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        for name in ["a:b", "upper", "spot"] {
+            fs_err::create_dir(path(name)).unwrap();
+        }
+        fs_err::write(path("a:b/top"), "top").unwrap();
+        let overlay = Overlay {
+            lower: vec![path("a:b"), path("upper")],
+            writable: Writable::Nowhere,
+            options: Vec::new(),
+        };
+        fs_err::write(path("upper/second"), "second").unwrap();
+        let spot = path("spot");
+        let workspace = Workspace { spot: &spot, scratch: None };
+        let options = [("userxattr", None)];
+        let tree =
+            overlay.build_with_one_page(&options, libc::MOUNT_ATTR_RDONLY, &workspace).unwrap();
+        for (name, content) in [("top", "top"), ("second", "second")] {
+            let file = rustix::fs::openat(&tree, name, rustix::fs::OFlags::RDONLY, Mode::empty());
+            let mut buffer = [0; 16];
+            let length = rustix::io::read(file.unwrap(), &mut buffer).unwrap();
+            assert_eq!(&buffer[..length], content.as_bytes());
+        }
+        let refused = rustix::fs::mkdirat(&tree, "new", Mode::RWXU).unwrap_err();
+        assert_eq!(refused, rustix::io::Errno::ROFS);
+        assert_eq!(fs_err::read_dir(&spot).unwrap().count(), 0);
+    }
 }
