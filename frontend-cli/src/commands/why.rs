@@ -11,6 +11,7 @@ use cache::index::CacheKey;
 use cache::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use solver::llb::{Definition, Op};
+use solver::why::Difference;
 use solver::{Origin, Solution, why};
 
 use super::engine::{Engine, Needs, store_error};
@@ -29,7 +30,8 @@ const MAX_DIFFERENCES: usize = 20;
 struct Step {
     name: String,
     origin: StepOrigin,
-    differences: Vec<Difference>,
+    /// Sentences.
+    differences: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,13 +45,6 @@ enum StepOrigin {
     New,
     /// It was executed.
     Executed,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Difference {
-    part: String,
-    before: Option<String>,
-    after: Option<String>,
 }
 
 /// Names the builds whose steps are compared with each other.
@@ -82,14 +77,14 @@ pub(super) fn record(
                 None => (StepOrigin::New, Vec::new()),
                 Some(previous) => {
                     let differences = why::explain(&previous, &solution.ingredients(id));
-                    (StepOrigin::Executed, differences)
+                    let input_name = |input: usize| {
+                        let input = vertex.inputs.get(input)?;
+                        Some(definition.vertex(input.edge.vertex).meta.name.clone())
+                    };
+                    (StepOrigin::Executed, sentences(&differences, input_name))
                 }
             },
         };
-        let differences = differences
-            .into_iter()
-            .map(|d| Difference { part: d.part, before: d.before, after: d.after })
-            .collect();
         keys.push((name.clone(), key));
         steps.push(Step { name, origin, differences });
     }
@@ -138,16 +133,88 @@ fn print_step(step: &Step) {
     };
     say(format!("{}\n  {verdict}", step.name));
     for difference in step.differences.iter().take(MAX_DIFFERENCES) {
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".into());
-        say(format!(
-            "    {}: {} -> {}",
-            difference.part,
-            value(&difference.before),
-            value(&difference.after)
-        ));
+        say(format!("    {difference}"));
     }
     if let Some(more) = step.differences.len().checked_sub(MAX_DIFFERENCES).filter(|more| *more > 0)
     {
         say(format!("    and {more} more"));
+    }
+}
+
+/// What differs, in words. A key names parts as `env.PATH`, `input.0`, `input.1.file:/a.c`.
+fn sentences(
+    differences: &[Difference],
+    input_name: impl Fn(usize) -> Option<String>,
+) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for difference in differences {
+        let Difference { part, before, after } = difference;
+        let input = part.strip_prefix("input.");
+        if let Some((_, path)) = input.and_then(|input| input.split_once(".file:")) {
+            sentences.push(file_sentence(path, before.as_deref(), after.as_deref()));
+            continue;
+        }
+        if let Some(number) = input.and_then(|number| number.parse::<usize>().ok()) {
+            // The parts of an input say more than its digest does.
+            let detail = format!("{part}.");
+            if differences.iter().any(|other| other.part.starts_with(&detail)) {
+                continue;
+            }
+            let name = input_name(number).unwrap_or_else(|| format!("input {number}"));
+            sentences.push(format!("`{name}` has another result"));
+            continue;
+        }
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".into());
+        sentences.push(format!("{part}: {} -> {}", value(before), value(after)));
+    }
+    sentences
+}
+
+/// `file /a.c: size 6 -> 11, content c2df69 -> 69b059`
+fn file_sentence(path: &str, before: Option<&str>, after: Option<&str>) -> String {
+    let (Some(before), Some(after)) = (before, after) else {
+        let what = if before.is_none() { "is new" } else { "is gone" };
+        return format!("file {path} {what}");
+    };
+    let fields = |text: &str| -> Vec<(String, String)> {
+        let pairs = text.split(' ').filter_map(|field| field.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let (before, after) = (fields(before), fields(after));
+    let changed = after.iter().filter_map(|(key, now)| {
+        let then =
+            before.iter().find(|(known, _)| known == key).map_or("(none)", |(_, value)| value);
+        (then != now).then(|| format!("{key} {then} -> {now}"))
+    });
+    format!("file {path}: {}", changed.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_in_words() {
+        let difference = |part: &str, before: Option<&str>, after: Option<&str>| Difference {
+            part: part.into(),
+            before: before.map(str::to_owned),
+            after: after.map(str::to_owned),
+        };
+        let differences = [
+            difference("env.A", Some("1"), Some("2")),
+            difference("input.0", Some("x"), Some("y")),
+            difference("input.1", Some("x"), Some("y")),
+            difference("input.1.file:/a", Some("mode=100644 size=6"), Some("mode=100644 size=7")),
+            difference("input.1.file:/b", None, Some("mode=100644")),
+        ];
+        assert_eq!(
+            sentences(&differences, |input| (input == 0).then(|| "[1/2] RUN x".into())),
+            [
+                "env.A: 1 -> 2",
+                "`[1/2] RUN x` has another result",
+                "file /a: size 6 -> 7",
+                "file /b is new"
+            ]
+        );
     }
 }

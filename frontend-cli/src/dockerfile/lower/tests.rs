@@ -210,7 +210,7 @@ fn what_cannot_be_built_is_said_in_buildkits_words() {
         ("ARG X\nFROM $X\n", "base name ($X) should not be blank"),
         ("FROM busybox\nRUN --network=host true\n", "network.host is not allowed"),
         ("FROM busybox\nRUN --mount=type=tmpfs,target=/ true\n", "invalid mount target \"/\""),
-        ("FROM busybox\nSTOPSIGNAL SIGNONE\n", "Invalid signal: SIGNONE"),
+        ("FROM busybox\nARG S=SIGNONE\nSTOPSIGNAL $S\n", "Invalid signal: SIGNONE"),
     ] {
         assert_eq!(fault(text), message, "{text}");
     }
