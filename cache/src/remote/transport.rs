@@ -107,25 +107,22 @@ impl<'a> Call<'a> {
 /// The clients, and the hosts they have talked to.
 pub(super) struct Transport {
     pub(super) config: RegistryConfig,
-    proxied: OnceLock<Client>,
-    direct: OnceLock<Client>,
+    /// By whether they go past proxies, and whether they speak TLS.
+    clients: [[OnceLock<Client>; 2]; 2],
     hosts: Mutex<HashMap<String, Arc<OnceCell<Arc<Host>>>>>,
 }
 
 impl Transport {
     pub(super) fn new(config: RegistryConfig) -> Transport {
-        Transport {
-            config,
-            proxied: OnceLock::new(),
-            direct: OnceLock::new(),
-            hosts: Mutex::default(),
-        }
+        Transport { config, clients: Default::default(), hosts: Mutex::default() }
     }
 
-    /// The client for an address: loopback is never behind a proxy.
+    /// The client for an address. Loopback is never behind a proxy, and http needs no root
+    /// certificates: reading the system's takes longer than a request, and there may be none.
     pub(super) fn client(&self, url: &Url) -> Result<Client, RemoteError> {
         let loopback = url.host_str().is_some_and(is_loopback);
-        let slot = if loopback { &self.direct } else { &self.proxied };
+        let encrypted = url.scheme() == "https";
+        let slot = &self.clients[usize::from(loopback)][usize::from(encrypted)];
         if let Some(client) = slot.get() {
             return Ok(client.clone());
         }
@@ -138,6 +135,9 @@ impl Transport {
             .pool_idle_timeout(Duration::from_secs(30));
         if loopback {
             builder = builder.no_proxy();
+        }
+        if !encrypted {
+            builder = builder.tls_certs_only([]);
         }
         let client = builder
             .build()

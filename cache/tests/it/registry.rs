@@ -34,6 +34,8 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     /// Hang up after this many bytes of the body.
     cut: Option<usize>,
+    /// Do not hang up after the body, or the part of it that was sent.
+    hang: bool,
     /// Say nothing until the other side hangs up.
     silent: bool,
 }
@@ -59,6 +61,11 @@ impl Reply {
 
     pub(crate) fn cut(mut self, bytes: usize) -> Reply {
         self.cut = Some(bytes);
+        self
+    }
+
+    pub(crate) fn hang(mut self) -> Reply {
+        self.hang = true;
         self
     }
 
@@ -142,6 +149,9 @@ fn serve(
     };
     // A client that hung up is the client's decision.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    if reply.hang {
+        let _ = reader.read(&mut [0]);
+    }
 }
 
 fn read_request(reader: &mut impl BufRead) -> Option<Seen> {

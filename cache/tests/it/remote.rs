@@ -195,7 +195,8 @@ async fn fetch(
     });
     let (_directory, store) = store();
     let name = registry.name("a:1");
-    let config = RegistryConfig { attempts: 3, ..config() };
+    let patience = Duration::from_secs(1);
+    let config = RegistryConfig { attempts: 3, patience, ..config() };
     let result =
         Registries::new(config).fetch_layer(&name, &descriptor, store.blobs(), &|_, _| {}).await;
     let here = store.blobs().contains(&Digest::of(&fixture.layer));
@@ -230,6 +231,21 @@ async fn a_short_read_is_resumed_where_it_ended() {
     result.unwrap();
     assert!(here);
     assert_eq!(registry.seen().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_stops_moving_is_resumed() {
+    let (result, here, registry) = fetch(|layer, range, number| match (number, range) {
+        (0, None) => Reply::body(layer).cut(40_000).hang(),
+        (1, Some("bytes=40000-")) => Reply::body(&layer[40_000..])
+            .status(206)
+            .header("Content-Range", "bytes 40000-99999/100000"),
+        _ => Reply::new(400),
+    })
+    .await;
+    result.unwrap();
+    assert!(here);
+    assert_eq!(registry.seen().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,4 +487,72 @@ async fn wrong_credentials_are_named_as_the_reason() {
     let error = resolved.unwrap_err();
     assert!(matches!(error, RemoteError::Unauthorized { authenticated: true, .. }), "{error}");
     assert!(error.to_string().ends_with("refuses access: who are you"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_layers_address_gets_no_credential() {
+    let fixture = Fixture::new(b"layer", "amd64");
+    let elsewhere = {
+        let fixture = fixture.clone();
+        FakeRegistry::start(move |_, _| Reply::body(&fixture.layer))
+    };
+    let registry = FakeRegistry::start(move |seen, _| match seen.authorization {
+        _ if seen.path == "/v2/" => Reply::new(200),
+        None => Reply::new(401).header("WWW-Authenticate", r#"Basic realm="x""#),
+        Some(_) => Reply::new(404),
+    });
+    let (directory, store) = store();
+    let registries = Registries::new(with_password(&directory, &registry.address.to_string()));
+    let mut layer = fixture.layer_descriptor();
+    let urls = ["http://192.0.2.1/never".to_owned(), format!("http://{}/layer", elsewhere.address)];
+    layer.set_urls(Some(urls.into()));
+    let name = registry.name("a:1");
+    registries.fetch_layer(&name, &layer, store.blobs(), &|_, _| {}).await.unwrap();
+    let [seen] = elsewhere.seen().try_into().unwrap();
+    assert_eq!(seen.authorization, None);
+    assert!(registry.seen().iter().any(|seen| seen.authorization.as_deref() == Some(BASIC)));
+}
+
+#[test]
+fn a_credential_helper_is_asked_for_its_registry() {
+    // A helper is found by PATH, which belongs to a process: this test is one of its own.
+    const INSIDE: &str = "STRAKE_TEST_CREDENTIALS";
+    if let Some(directory) = std::env::var_os(INSIDE) {
+        return ask_a_helper(directory.as_ref());
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("docker-credential-fake");
+    let script = "#!/bin/sh\nread -r server || [ -n \"$server\" ] && echo \"$1 $server\" >\"$STRAKE_TEST_CREDENTIALS/asked\"\necho '{\"Username\":\"me\",\"Secret\":\"secret\"}'\n";
+    fs_err::write(&program, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs_err::set_permissions(&program, executable).unwrap();
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+    let name = "remote::a_credential_helper_is_asked_for_its_registry";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("PATH", path)
+        .env(INSIDE, directory.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::main]
+async fn ask_a_helper(directory: &std::path::Path) {
+    let fixture = Fixture::new(b"layer", "amd64");
+    let registry = FakeRegistry::start(move |seen, _| match seen.authorization.as_deref() {
+        _ if seen.path == "/v2/" => Reply::new(200),
+        Some(BASIC) => fixture.answer(seen),
+        _ => Reply::new(401).header("WWW-Authenticate", r#"Basic realm="x""#),
+    });
+    let file = directory.join("config.json");
+    let text = format!(r#"{{"credHelpers":{{"{}":"fake"}}}}"#, registry.address);
+    fs_err::write(&file, text).unwrap();
+    let credentials = CredentialFiles::at(vec![file]);
+    let registries = Registries::new(RegistryConfig { credentials, ..config() });
+    let (_directory, store) = store();
+    registries.resolve(&registry.name("a:1"), &amd64(), store.blobs()).await.unwrap();
+    let asked = fs_err::read_to_string(directory.join("asked")).unwrap();
+    assert_eq!(asked.trim(), format!("get {}", registry.address));
 }
