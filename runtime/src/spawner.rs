@@ -35,6 +35,8 @@ pub struct Spawner {
 struct Orders {
     helper: Helper,
     pending: Vec<Network>,
+    /// A container has been started before: more will follow.
+    repeated: bool,
 }
 
 /// A process in its namespaces that waits for its plan.
@@ -50,13 +52,13 @@ impl Spawner {
     /// Starts the init helper. Call [`crate::isolate`] first, and start the helper while the
     /// working directory and the mounts are what containers shall be made from.
     pub fn start() -> Result<Spawner, RuntimeError> {
-        let orders = Orders { helper: Helper::start()?, pending: Vec::new() };
+        let orders = Orders { helper: Helper::start()?, pending: Vec::new(), repeated: false };
         Ok(Spawner { helper: Mutex::new(orders), proxy: OnceLock::new() })
     }
 
     /// Lets the helper make the namespaces and the fixed mounts of the next container while the
-    /// caller does something else. Never needed; a prepared container that no request matches is
-    /// thrown away. Does not wait for the helper.
+    /// caller does something else. Never needed, and from the second container on done unasked; a
+    /// prepared container that no request matches is thrown away. Does not wait for the helper.
     ///
     /// Mounts that the engine makes afterwards are not visible to it as sources of overlays.
     pub fn prepare(&self, network: NetworkMode) {
@@ -95,6 +97,7 @@ impl Spawner {
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(error) => return Err(RuntimeError::Channel(error)),
         }
+        self.orders().expect_another(network);
         // The container holds its own copies; the ends of pipes must not stay open here.
         drop(descriptors);
         self.finish(prepared, streams, session)
@@ -194,6 +197,16 @@ impl Orders {
             .map_err(RuntimeError::Channel)?;
         self.pending.push(network);
         Ok(())
+    }
+
+    /// From the second container on, has the next one made ready while this one starts: who starts
+    /// two starts twenty.
+    fn expect_another(&mut self, network: Network) {
+        let repeated = std::mem::replace(&mut self.repeated, true);
+        if repeated && self.pending.is_empty() {
+            // The next spawn meets the same error and reports it.
+            let _ = self.order(network);
+        }
     }
 
     /// The next process with this network; those with another in front of it are thrown away.

@@ -91,7 +91,9 @@ fn a_hundred_containers_leave_no_descriptor_and_no_process(_: Role) {
     assert_eq!(children(), processes);
     let helper = &processes[0];
     let of_helper = format!("/proc/{helper}/task/{helper}/children");
-    assert_eq!(fs_err::read_to_string(of_helper).unwrap(), "");
+    let left = fs_err::read_to_string(of_helper).unwrap();
+    // The one that is ready for the next request.
+    assert!(left.split_whitespace().count() <= 1, "{left}");
     // All mounts were in namespaces that are gone.
     let mounts = fs_err::read_to_string("/proc/self/mounts").unwrap();
     let directory = sandbox.directory.path().display().to_string();
