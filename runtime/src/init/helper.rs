@@ -29,8 +29,9 @@ pub(super) fn run(socket: OwnedFd) -> ! {
 struct Helper {
     living: BTreeMap<i32, Living>,
     children: OwnedFd,
-    /// How often the kernel has killed for lack of memory, when we started.
-    oom_kills: u64,
+    /// How often the kernel had killed for lack of memory when the first process was made; read
+    /// right after that, so that nobody waits for it.
+    oom_kills: Option<u64>,
 }
 
 impl Helper {
@@ -49,7 +50,7 @@ impl Helper {
         sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
         sys::set_blocked_signals(&[libc::SIGCHLD]);
         let children = sys::signalfd(&[libc::SIGCHLD])?;
-        Ok(Helper { living: BTreeMap::new(), children, oom_kills: oom_kills() })
+        Ok(Helper { living: BTreeMap::new(), children, oom_kills: None })
     }
 
     fn serve(&mut self, socket: &OwnedFd) -> io::Result<()> {
@@ -71,6 +72,7 @@ impl Helper {
                 Ok(Some(received)) => {
                     let Order::Prepare { network } = received.message;
                     self.prepare(socket, network)?;
+                    self.oom_kills.get_or_insert_with(oom_kills);
                 }
                 Ok(None) | Err(_) => {
                     self.kill_all();
@@ -136,7 +138,7 @@ impl Helper {
             let ended = Ended {
                 code: status.exit_status(),
                 signal: status.terminating_signal(),
-                oom: killed && oom_kills() > self.oom_kills,
+                oom: killed && self.oom_kills.is_some_and(|before| oom_kills() > before),
             };
             let _ = rustix::io::write(&living.ended, &ended.to_bytes());
         }
