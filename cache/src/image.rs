@@ -326,12 +326,20 @@ impl Images {
     }
 
     /// Every image under every name, newest first; untagged ones too. Images whose manifest or
-    /// configuration is gone are left out.
+    /// configuration is gone or damaged are left out.
     pub fn list(&self) -> Result<Vec<NamedImage>, ImageError> {
         let rows = self.names.rows()?;
         let mut list = Vec::with_capacity(rows.entries.len());
         for entry in &rows.entries {
-            let Some(image) = self.load(&entry.manifest)? else { continue };
+            let image = match self.load(&entry.manifest) {
+                Ok(Some(image)) => image,
+                Ok(None) => continue,
+                // One damaged image does not hide the others.
+                Err(error) => {
+                    tracing::warn!("image {} is damaged: {error}", entry.manifest);
+                    continue;
+                }
+            };
             list.push(NamedImage {
                 name: entry.name.clone(),
                 platform: entry.platform.clone(),
@@ -365,7 +373,11 @@ impl Images {
         if !self.blobs.contains(digest) {
             return Ok(None);
         }
-        Ok(Some(self.blobs.read(digest, limit)?))
+        match self.blobs.read(digest, limit) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NoBlob { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -17,10 +17,12 @@
 //! [`Blobs`]: crate::blob::Blobs
 
 mod auth;
+mod call;
 mod credentials;
 mod error;
 mod pull;
 mod push;
+mod transfer;
 mod transport;
 
 use std::collections::HashMap;

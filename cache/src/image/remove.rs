@@ -12,6 +12,7 @@ use super::document::digest_of;
 use super::names::lock;
 use super::{DOCUMENT_LIMIT, Document, Image, ImageError, Images};
 use crate::oci::{Digest, ImageName};
+use crate::state::StoreError;
 
 /// Long enough for a pull of the largest layer over a slow line.
 const GRACE: Duration = Duration::from_secs(60 * 60);
@@ -105,7 +106,12 @@ impl Images {
             if !reachable.insert(root) {
                 continue;
             }
-            let Some(bytes) = self.blob(&root, DOCUMENT_LIMIT)? else { continue };
+            let bytes = match self.blob(&root, DOCUMENT_LIMIT) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                Err(ImageError::Store(StoreError::WrongDigest { .. })) => continue,
+                Err(error) => return Err(error),
+            };
             // An unreadable manifest refers to nothing that could be used through it. An index
             // keeps only itself: its other platforms were never fetched.
             if let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, None) {

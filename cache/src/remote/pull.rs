@@ -1,27 +1,22 @@
 //! From a registry: names to images, descriptors to blobs.
 
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Method, StatusCode};
 
 use super::auth::Scope;
+use super::call::Call;
 use super::error::address;
-use super::transport::{Call, Host, connection, read_body};
+use super::transfer::Transfer;
+use super::transport::{Host, read_body};
 use super::{Registries, RemoteError};
-use crate::blob::{BlobWriter, Blobs};
+use crate::blob::Blobs;
 use crate::image::document::{self, CONFIG_LIMIT, DOCUMENT_LIMIT, digest_of};
 use crate::image::{Document, DocumentError, Image};
 use crate::oci::{Descriptor, Digest, ImageIndex, ImageManifest, ImageName, Platform};
-use crate::state::{Store, StoreError};
+use crate::state::Store;
 
 /// Told how far a blob is: bytes so far, bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
-
-/// Chunks between the network and the disk, some 16 KiB each.
-const CHUNKS_AHEAD: usize = 64;
-/// Tries that may bring something each, before a transfer that goes on breaking is given up.
-const RESUMPTIONS: u32 = 50;
-/// Below this many bytes per [`super::RegistryConfig::patience`] a transfer counts as stalled.
-const LEAST_PROGRESS: u64 = 16 << 10;
 
 /// An image as a registry has it. Manifest, configuration and index are in the store; layers are
 /// not.
@@ -127,7 +122,8 @@ impl Registries {
         }
         let host = self.transport.host(name.registry()).await?;
         let _permit = host.blobs.acquire().await.expect("the semaphore is never closed");
-        self.transfer(&host, name, &digest, descriptor, into, progress).await
+        let transfer = Transfer::new(&self.transport, &host, name, &digest, descriptor);
+        transfer.store(descriptor, into, progress).await
     }
 
     /// Pulls an image with all its layers and names it in the local store.
@@ -225,10 +221,10 @@ impl Registries {
         if known.contains(&expected) {
             return Ok(known.read(&expected, CONFIG_LIMIT)?);
         }
-        let url = blob_url(host, name, &expected);
+        let transfer = Transfer::new(&self.transport, host, name, &expected, descriptor);
         let mut attempt = 1;
         let bytes = loop {
-            let response = self.blob_response(host, name, &url, 0).await?;
+            let response = transfer.request(0, 0).await?;
             match read_body(response, CONFIG_LIMIT, self.transport.config.patience).await {
                 Ok(bytes) => break bytes,
                 Err(RemoteError::Connection { .. } | RemoteError::Stalled { .. })
@@ -240,212 +236,10 @@ impl Registries {
         };
         let found = Digest::of(&bytes);
         if found != expected {
-            return Err(RemoteError::Digest { address: address(&url), expected, found });
+            return Err(RemoteError::Digest { address: address(transfer.url()), expected, found });
         }
         Ok(bytes)
     }
-
-    async fn blob_response(
-        &self,
-        host: &Host,
-        name: &ImageName,
-        url: &Url,
-        offset: u64,
-    ) -> Result<Response, RemoteError> {
-        let scopes = [Scope::pull(name.repository())];
-        let mut call = Call::new(Method::GET, url.clone(), name.repository(), &scopes);
-        if offset > 0 {
-            call = call.header(RANGE, format!("bytes={offset}-"));
-        }
-        let response = self.transport.send(host, &call).await?;
-        let wanted = [StatusCode::OK, StatusCode::PARTIAL_CONTENT];
-        self.transport.expect(host, response, &wanted).await
-    }
-
-    async fn transfer(
-        &self,
-        host: &Host,
-        name: &ImageName,
-        digest: &Digest,
-        descriptor: &Descriptor,
-        into: &Blobs,
-        progress: Progress<'_>,
-    ) -> Result<(), RemoteError> {
-        let urls = self.blob_urls(host, name, digest, descriptor);
-        let (chunks, queue) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let (writer, expected) = (into.writer()?, descriptor.clone());
-        let written = tokio::task::spawn_blocking(move || write(writer, queue, &expected));
-        let mut done = 0;
-        let outcome =
-            self.receive(host, name, &urls, descriptor, &chunks, &mut done, progress).await;
-        if outcome.is_ok() {
-            // `None` tells an honest end from a transfer that was given up.
-            let _ = chunks.send(None).await;
-        }
-        drop(chunks);
-        let stored =
-            written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        match (outcome, stored) {
-            // A disk that fails also ends the transfer; the disk is the reason.
-            (_, Err(error @ StoreError::File { .. })) => Err(error.into()),
-            (Err(error), _) => Err(error),
-            (Ok(()), Err(StoreError::WrongDigest { expected, found })) => {
-                Err(RemoteError::Digest { address: address(&urls[0]), expected, found })
-            }
-            (Ok(()), Err(error)) => Err(error.into()),
-            (Ok(()), Ok(())) => Ok(()),
-        }
-    }
-
-    /// The registry's own address of a blob, then those that a foreign layer brings along.
-    fn blob_urls(
-        &self,
-        host: &Host,
-        name: &ImageName,
-        digest: &Digest,
-        descriptor: &Descriptor,
-    ) -> Vec<Url> {
-        let foreign = descriptor.urls().iter().flatten().filter_map(|url| Url::parse(url).ok());
-        let foreign = foreign.filter(|url| self.transport.may_use(url)).take(8);
-        [blob_url(host, name, digest)].into_iter().chain(foreign).collect()
-    }
-
-    /// Receives a whole blob over as many connections as it takes.
-    #[allow(clippy::too_many_arguments)]
-    async fn receive(
-        &self,
-        host: &Host,
-        name: &ImageName,
-        urls: &[Url],
-        descriptor: &Descriptor,
-        chunks: &tokio::sync::mpsc::Sender<Option<Vec<u8>>>,
-        done: &mut u64,
-        progress: Progress<'_>,
-    ) -> Result<(), RemoteError> {
-        let (mut fruitless, mut url) = (0, 0);
-        for _ in 0..RESUMPTIONS {
-            let before = *done;
-            let error = match self.blob_response(host, name, &urls[url], *done).await {
-                Err(RemoteError::Status { status: StatusCode::NOT_FOUND, .. })
-                    if url + 1 < urls.len() =>
-                {
-                    url += 1;
-                    continue;
-                }
-                Err(error) => error,
-                Ok(response) => {
-                    match self.drain(response, descriptor.size(), chunks, done, progress).await {
-                        Ok(()) if *done == descriptor.size() => return Ok(()),
-                        // The connection ended early and without complaint.
-                        Ok(()) => RemoteError::Size {
-                            address: address(&urls[url]),
-                            expected: descriptor.size(),
-                            found: *done,
-                        },
-                        Err(error) => error,
-                    }
-                }
-            };
-            let resumable = match &error {
-                RemoteError::Connection { .. } | RemoteError::Stalled { .. } => true,
-                RemoteError::Size { expected, found, .. } => found < expected,
-                _ => false,
-            };
-            fruitless = if *done > before { 0 } else { fruitless + 1 };
-            if !resumable || fruitless >= self.transport.config.attempts {
-                return Err(error);
-            }
-            tokio::time::sleep(self.transport.backoff(fruitless + 1)).await;
-        }
-        Err(RemoteError::Size {
-            address: address(&urls[url]),
-            expected: descriptor.size(),
-            found: *done,
-        })
-    }
-
-    /// Passes on what one answer brings, from byte `done` of the blob on.
-    async fn drain(
-        &self,
-        mut response: Response,
-        size: u64,
-        chunks: &tokio::sync::mpsc::Sender<Option<Vec<u8>>>,
-        done: &mut u64,
-        progress: Progress<'_>,
-    ) -> Result<(), RemoteError> {
-        let url = response.url().clone();
-        // Who ignores the range sends everything again.
-        let mut skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let start = range_start(response.headers());
-                if start != Some(*done) {
-                    return Err(RemoteError::Protocol {
-                        address: address(&url),
-                        reason: "it sent another range than it was asked for".to_owned(),
-                    });
-                }
-                0
-            }
-            _ => *done,
-        };
-        let patience = self.transport.config.patience;
-        let (mut since, mut moved) = (tokio::time::Instant::now(), 0);
-        loop {
-            let chunk = match tokio::time::timeout(patience, response.chunk()).await {
-                Err(_) => return Err(self.transport.stalled(&url)),
-                Ok(Err(source)) => return Err(connection(&url, source)),
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Ok(Some(chunk))) => chunk,
-            };
-            // A byte every now and then is no transfer (slow loris).
-            moved += chunk.len() as u64;
-            if since.elapsed() >= patience {
-                if moved < LEAST_PROGRESS {
-                    return Err(self.transport.stalled(&url));
-                }
-                (since, moved) = (tokio::time::Instant::now(), 0);
-            }
-            let skipped = skip.min(chunk.len() as u64);
-            skip -= skipped;
-            let news = &chunk[skipped as usize..];
-            let found = *done + news.len() as u64;
-            if found > size {
-                return Err(RemoteError::Size { address: address(&url), expected: size, found });
-            }
-            if news.is_empty() {
-                continue;
-            }
-            if chunks.send(Some(news.to_vec())).await.is_err() {
-                // The writer failed and says why itself.
-                return Ok(());
-            }
-            *done = found;
-            progress(found, size);
-        }
-    }
-}
-
-/// The writing end: a file, on a thread that may block.
-fn write(
-    mut writer: BlobWriter,
-    mut queue: tokio::sync::mpsc::Receiver<Option<Vec<u8>>>,
-    expected: &Descriptor,
-) -> Result<(), StoreError> {
-    use std::io::Write;
-    while let Some(chunk) = queue.blocking_recv() {
-        let Some(chunk) = chunk else { return writer.commit_verified(expected).map(drop) };
-        writer.write_all(&chunk).map_err(|source| StoreError::File {
-            attempt: "write",
-            path: "the blob store".into(),
-            source,
-        })?;
-    }
-    // Given up: dropping the writer leaves nothing.
-    Ok(())
-}
-
-fn blob_url(host: &Host, name: &ImageName, digest: &Digest) -> Url {
-    host.url(&format!("{}/blobs/{digest}", name.repository()))
 }
 
 fn not_found(host: &Host, name: &ImageName) -> RemoteError {
@@ -454,11 +248,6 @@ fn not_found(host: &Host, name: &ImageName) -> RemoteError {
 
 fn header_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
-}
-
-fn range_start(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
 /// The entry of an index that serves a platform best: the very same one, else the newest variant

@@ -8,8 +8,9 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Scope;
+use super::call::{Body, Call};
 use super::error::address;
-use super::transport::{Body, Call, Host};
+use super::transport::Host;
 use super::{Registries, RemoteError};
 use crate::blob::Blobs;
 use crate::image::document::digest_of;
@@ -125,8 +126,8 @@ impl Registries {
                 progress(size, size);
                 return Ok(());
             };
-            let body = Body::File { path: from.path(&digest), offset: 0, length: size };
-            match self.upload(host, name, &digest, location, body, progress, size).await {
+            let upload = Upload { host, name, digest: &digest, file: from.path(&digest), size };
+            match self.upload(&upload, location, progress).await {
                 Ok(()) => {
                     progress(size, size);
                     return Ok(());
@@ -238,34 +239,46 @@ impl Registries {
         Ok(url)
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn upload(
         &self,
-        host: &Host,
-        name: &ImageName,
-        digest: &Digest,
+        upload: &Upload<'_>,
         mut location: Url,
-        body: Body,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
-        size: u64,
     ) -> Result<(), RemoteError> {
+        let Upload { host, name, digest, file, size } = upload;
         location.query_pairs_mut().append_pair("digest", &digest.to_string());
         let scopes = [Scope::push(name.repository())];
         let sent = Arc::new(AtomicU64::new(0));
         let mut call = Call::new(Method::PUT, location, name.repository(), &scopes)
             .header(CONTENT_TYPE, "application/octet-stream")
-            .body(body);
+            .body(Body::File { path: file.clone(), length: *size });
         call.sent = Some(sent.clone());
-        let mut upload = std::pin::pin!(self.transport.send_body(host, &call));
+        let mut sending = std::pin::pin!(self.transport.send_body(host, &call));
+        let mut told = 0;
         let response = loop {
-            match tokio::time::timeout(REPORTS, &mut upload).await {
+            match tokio::time::timeout(REPORTS, &mut sending).await {
                 Ok(response) => break response?,
-                Err(_) => progress(sent.load(Ordering::Relaxed).min(size), size),
+                Err(_) => {
+                    let now = sent.load(Ordering::Relaxed).min(*size);
+                    if now != told {
+                        progress(now, *size);
+                        told = now;
+                    }
+                }
             }
         };
         let wanted = [StatusCode::CREATED, StatusCode::NO_CONTENT, StatusCode::ACCEPTED];
         self.transport.expect(host, response, &wanted).await.map(drop)
     }
+}
+
+/// A blob on its way to a repository.
+struct Upload<'a> {
+    host: &'a Host,
+    name: &'a ImageName,
+    digest: &'a Digest,
+    file: std::path::PathBuf,
+    size: u64,
 }
 
 fn location(headers: &HeaderMap) -> Option<&str> {

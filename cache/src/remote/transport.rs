@@ -4,21 +4,18 @@
 //! credential is for and which hosts may be talked to over http.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    RETRY_AFTER,
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use reqwest::{Client, Method, Request, Response, StatusCode, Url};
-use tokio::io::AsyncSeekExt;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::auth::{Scope, Token};
+use super::call::{Body, Call, file_body};
 use super::error::{address, words};
 use super::{RegistryConfig, RemoteError};
 
@@ -55,52 +52,6 @@ impl Host {
     /// Whether a credential for this registry may travel to `url`.
     fn owns(&self, url: &Url) -> bool {
         self.base.origin() == url.origin()
-    }
-}
-
-/// What a request carries.
-#[derive(Clone)]
-pub(super) enum Body {
-    Empty,
-    Bytes(Arc<[u8]>),
-    /// `length` bytes of a file from `offset` on.
-    File {
-        path: PathBuf,
-        offset: u64,
-        length: u64,
-    },
-}
-
-/// A request that can be sent any number of times.
-pub(super) struct Call<'a> {
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) repository: &'a str,
-    pub(super) scopes: &'a [Scope],
-    pub(super) headers: Vec<(HeaderName, String)>,
-    pub(super) body: Body,
-    /// Told how many bytes of the body are on their way.
-    pub(super) sent: Option<Arc<AtomicU64>>,
-}
-
-impl<'a> Call<'a> {
-    pub(super) fn new(method: Method, url: Url, repository: &'a str, scopes: &'a [Scope]) -> Self {
-        let (headers, body, sent) = (Vec::new(), Body::Empty, None);
-        Call { method, url, repository, scopes, headers, body, sent }
-    }
-
-    pub(super) fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    pub(super) fn accept(self, types: &[&str]) -> Self {
-        self.header(ACCEPT, types.join(", "))
-    }
-
-    pub(super) fn body(mut self, body: Body) -> Self {
-        self.body = body;
-        self
     }
 }
 
@@ -351,8 +302,8 @@ impl Transport {
         match &call.body {
             Body::Empty => {}
             Body::Bytes(bytes) => *request.body_mut() = Some(bytes.to_vec().into()),
-            Body::File { path, offset, length } => {
-                let body = file_body(path.clone(), *offset, *length, call.sent.clone()).await?;
+            Body::File { path, length } => {
+                let body = file_body(path.clone(), *length, call.sent.clone()).await?;
                 *request.body_mut() = Some(body);
             }
         }
@@ -467,28 +418,6 @@ pub(super) async fn read_body(
         }
     };
     tokio::time::timeout(patience * 4, read).await.map_err(|_| stalled())?
-}
-
-async fn file_body(
-    path: PathBuf,
-    offset: u64,
-    length: u64,
-    sent: Option<Arc<AtomicU64>>,
-) -> Result<reqwest::Body, RemoteError> {
-    let failed = |source| RemoteError::Read { path: path.clone(), source };
-    let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
-    file.seek(std::io::SeekFrom::Start(offset)).await.map_err(failed)?;
-    if let Some(sent) = &sent {
-        sent.store(offset, Ordering::Relaxed);
-    }
-    let limited = tokio::io::AsyncReadExt::take(file, length);
-    let stream = tokio_util::io::ReaderStream::with_capacity(limited, 128 << 10);
-    let counted = stream.inspect(move |chunk| {
-        if let (Some(sent), Ok(chunk)) = (&sent, chunk) {
-            sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        }
-    });
-    Ok(reqwest::Body::wrap_stream(counted))
 }
 
 pub(super) fn is_loopback(host: &str) -> bool {

@@ -136,6 +136,23 @@ fn a_shared_layer_and_a_fresh_blob_survive_a_removal() {
 }
 
 #[test]
+fn a_damaged_image_hides_no_other_and_can_be_replaced() {
+    let (_directory, store) = store();
+    let (one, two) = (put(&store, b"one"), put(&store, b"two"));
+    for (image, text) in [(&one, "one"), (&two, "two")] {
+        store.images().tag(image, &name(text)).unwrap();
+    }
+    let path = store.blobs().path(&one.manifest_digest);
+    let damaged = fs_err::read_to_string(&path).unwrap().replace("schemaVersion", "schemaversion");
+    fs_err::write(&path, damaged).unwrap();
+    let list = store.images().list().unwrap();
+    assert_eq!(list.iter().map(|row| row.name.clone()).collect::<Vec<_>>(), [Some(name("two"))]);
+    store.images().get(&name("one"), &amd64()).unwrap_err();
+    store.images().remove(&two).unwrap();
+    store.images().tag(&two, &name("one")).unwrap();
+}
+
+#[test]
 fn many_writers_lose_no_name() {
     let (directory, store) = store();
     let image = put(&store, b"one");
