@@ -1,7 +1,7 @@
 //! The init helper: a small process of one thread that clones containers.
 //!
 //! The engine has threads and much memory; cloning it would be slow and unsafe. So it starts this
-//! binary once more under another name ([`ARGUMENT_ZERO`]) with one socket, and everything that
+//! binary once more under another name (`strake-init`) with one socket, and everything that
 //! becomes a container is a clone of that process:
 //!
 //! ```text

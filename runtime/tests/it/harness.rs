@@ -143,18 +143,20 @@ fn run_in_process(name: &str, role: Role) -> bool {
     // Through the link, so that directories only root may enter do not matter.
     let mut command = Command::new("/proc/self/exe");
     command.env(CASE, name).env("RUST_BACKTRACE", "0");
+    let mut id_files = None;
     if role != Role::Starter && Role::of_an_ordinary_user().is_none() {
         let ranges = match role {
             Role::Ranges | Role::Masked => "1000:100000:65536\n",
             _ => "",
         };
-        let files = tempfile::tempdir().unwrap();
+        // Removed when the case has ended.
+        let files = id_files.insert(tempfile::tempdir().unwrap());
         for name in ["subuid", "subgid"] {
             fs_err::write(files.path().join(name), ranges).unwrap();
         }
-        let files = files.keep();
+        let path = files.path().to_owned();
         // SAFETY: between fork and exec of a process with one thread anything is allowed.
-        unsafe { command.pre_exec(move || become_role(role, &files)) };
+        unsafe { command.pre_exec(move || become_role(role, &path)) };
     }
     match command.status() {
         Ok(status) => status.success(),
