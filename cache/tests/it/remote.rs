@@ -345,7 +345,7 @@ async fn resolve(media_type: &str, body: Vec<u8>) -> (String, Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_announced_as_something_else_is_refused() {
     let fixture = Fixture::new(b"layer", "amd64");
-    let (text, _) = resolve(&MediaType::ImageIndex.to_string(), fixture.manifest).await;
+    let (text, _) = resolve(MediaType::ImageIndex.as_ref(), fixture.manifest).await;
     assert!(text.contains("announced as"), "{text}");
 }
 
@@ -355,7 +355,7 @@ async fn a_digest_that_is_a_path_reaches_no_request() {
     let evil = String::from_utf8(fixture.manifest)
         .unwrap()
         .replace(&Digest::of(&fixture.config).to_string(), "sha256:../../../../etc/passwd");
-    let (text, lines) = resolve(&MediaType::ImageManifest.to_string(), evil.into_bytes()).await;
+    let (text, lines) = resolve(MediaType::ImageManifest.as_ref(), evil.into_bytes()).await;
     assert!(text.contains("cannot be used"), "{text}");
     assert_eq!(lines, ["GET /v2/", "GET /v2/a/manifests/1"]);
 }
@@ -363,7 +363,7 @@ async fn a_digest_that_is_a_path_reaches_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_manifest_is_not_read_to_its_end() {
     let body = vec![b' '; 5 << 20];
-    let (text, _) = resolve(&MediaType::ImageManifest.to_string(), body).await;
+    let (text, _) = resolve(MediaType::ImageManifest.as_ref(), body).await;
     assert!(text.contains("where 4194304 were promised"), "{text}");
 }
 
@@ -373,7 +373,7 @@ async fn what_is_no_image_is_said_to_be_none() {
     let chart = String::from_utf8(fixture.manifest)
         .unwrap()
         .replace("vnd.oci.image.config.v1+json", "vnd.cncf.helm.config.v1+json");
-    let (text, _) = resolve(&MediaType::ImageManifest.to_string(), chart.into_bytes()).await;
+    let (text, _) = resolve(MediaType::ImageManifest.as_ref(), chart.into_bytes()).await;
     assert!(text.contains("vnd.cncf.helm.config.v1+json` is not a container image"), "{text}");
 }
 
