@@ -1,5 +1,7 @@
 //! Archives that lie.
 
+use cache::image::ImageError;
+use cache::image::unpack::unpack_image;
 use cache::oci::Digest;
 use exporter::{ExportError, Loaded, load_archive};
 
@@ -150,4 +152,24 @@ fn a_truncated_archive_makes_no_image() {
     let result = load_archive(&world.store, std::io::Cursor::new(bytes[..cut].to_vec()));
     assert!(result.is_err());
     assert!(world.store.images().list().unwrap().is_empty());
+}
+
+#[test]
+fn a_pulled_layer_is_held_to_its_diff_id_before_it_is_a_tree() {
+    let world = World::new();
+    let promised = Digest::of(b"another layer");
+    let config = config(&promised);
+    let layer = world.store.blobs().put(LAYER).unwrap();
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":1024}}]}}"#,
+        Digest::of(&config),
+        config.len()
+    );
+    let image = world.store.images().put(manifest.as_bytes(), &config).unwrap();
+    let error = unpack_image(&world.store, &image).unwrap_err();
+    assert!(matches!(error, ImageError::DiffId { found, .. } if found == layer), "{error}");
+    assert!(world.store.snapshots().list().unwrap().is_empty());
+    world.store.blobs().remove(&layer).unwrap();
+    let error = unpack_image(&world.store, &image).unwrap_err();
+    assert!(matches!(error, ImageError::LayerMissing { number: 1, .. }), "{error}");
 }
