@@ -19,6 +19,7 @@
 //! mounts behind.
 
 mod active;
+mod committed;
 mod id;
 mod info;
 mod overlay;
@@ -30,17 +31,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::Mount;
-use serde::{Deserialize, Serialize};
-
 use crate::error::StoreError;
-use crate::hash::{Fingerprint, FingerprintBuilder};
-use crate::layer;
-use crate::oci::{ChainId, DiffId};
+use crate::oci::ChainId;
 use crate::state::{Process, Trash, Unsynced, file_error, random};
 pub use active::{ActiveSnapshot, CommitInfo};
+pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
 pub use id::{SnapshotId, SnapshotIdError};
-use info::{DURABLE, INFO, Info, KEPT, LAYER};
+use info::{DURABLE, INFO, Info, KEPT};
 
 /// overlayfs' `OVL_MAX_STACK`, less the upper directory.
 const MAX_LAYERS: usize = 499;
@@ -265,203 +262,5 @@ impl Snapshots {
 
     fn lock_known(&self) -> std::sync::MutexGuard<'_, HashMap<SnapshotId, Snapshot>> {
         self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A committed tree and everything below it. Clones are the same.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    node: Arc<Node>,
-}
-
-#[derive(Debug)]
-struct Node {
-    snapshots: Snapshots,
-    layer: SnapshotLayer,
-    info: Info,
-    parent: Option<Snapshot>,
-    digests: Mutex<Option<LayerDigests>>,
-}
-
-/// One directory of changes.
-#[derive(Clone, Debug)]
-pub struct SnapshotLayer {
-    id: SnapshotId,
-    dir: PathBuf,
-    upper: PathBuf,
-}
-
-/// What a layer looks like from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerDigests {
-    /// sha256 of the uncompressed tar.
-    pub diff_id: DiffId,
-    /// Bytes of the uncompressed tar.
-    pub size: u64,
-    /// Everything but modification times. Of an unpacked image layer: a function of its digest.
-    pub content: Fingerprint,
-}
-
-impl LayerDigests {
-    /// Those of a layer that came with its digest: nothing needs to be read to know its content.
-    pub(crate) fn of_image_layer(diff_id: DiffId, size: u64) -> LayerDigests {
-        let content = if diff_id == DiffId::empty() {
-            layer::empty_content()
-        } else {
-            FingerprintBuilder::new("strake image layer v1")
-                .field("diff id", diff_id.0.as_bytes())
-                .finish()
-        };
-        LayerDigests { diff_id, size, content }
-    }
-}
-
-impl SnapshotLayer {
-    /// The snapshot whose changes these are.
-    pub fn id(&self) -> &SnapshotId {
-        &self.id
-    }
-
-    /// The directory of changes, in overlayfs' form with `userxattr`.
-    pub fn upper(&self) -> &Path {
-        &self.upper
-    }
-
-    fn is_there(&self) -> bool {
-        rustix::fs::access(self.dir.join(INFO), rustix::fs::Access::EXISTS).is_ok()
-    }
-}
-
-impl Snapshot {
-    fn new(snapshots: Snapshots, id: SnapshotId, info: Info, parent: Option<Snapshot>) -> Self {
-        let dir = snapshots.snapshot_dir(&id);
-        let layer = SnapshotLayer { id, upper: dir.join("fs"), dir };
-        let digests = Mutex::new(None);
-        Snapshot { node: Arc::new(Node { snapshots, layer, info, parent, digests }) }
-    }
-
-    /// Its name.
-    pub fn id(&self) -> &SnapshotId {
-        &self.node.layer.id
-    }
-
-    /// What it stands on.
-    pub fn parent(&self) -> Option<&Snapshot> {
-        self.node.parent.as_ref()
-    }
-
-    /// Every directory of changes, bottom first, its own last.
-    pub fn layers(&self) -> impl DoubleEndedIterator<Item = &SnapshotLayer> {
-        let mut layers: Vec<&SnapshotLayer> =
-            self.ancestry().map(|snapshot| &snapshot.node.layer).collect();
-        layers.reverse();
-        layers.into_iter()
-    }
-
-    /// Its own directory of changes.
-    pub fn upper(&self) -> &Path {
-        &self.node.layer.upper
-    }
-
-    /// How to mount it, read-only.
-    pub fn mounts(&self) -> Vec<Mount> {
-        let mount = match self.node.parent {
-            None => overlay::bind(self.upper(), false),
-            Some(_) => overlay::read_only(self.layers().map(SnapshotLayer::upper)),
-        };
-        vec![mount]
-    }
-
-    /// When it was committed, RFC 3339, as its maker said.
-    pub fn created(&self) -> &str {
-        &self.node.info.created
-    }
-
-    /// The digests of its own layer. Computed once, which reads the whole layer: call it where
-    /// blocking is allowed. Who asks while another thread computes waits for it.
-    pub fn layer(&self) -> Result<LayerDigests, StoreError> {
-        let mut digests = self.node.digests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(digests) = *digests {
-            return Ok(digests);
-        }
-        let path = self.node.layer.dir.join(LAYER);
-        let known = match info::read(&path)? {
-            Some(known) => known,
-            None => {
-                let packed = layer::pack(self, &mut io::sink()).map_err(|source| {
-                    StoreError::LayerDigest { id: *self.id(), source: Box::new(source) }
-                })?;
-                let computed = match self.node.info.diff_id {
-                    // Committed as an image's layer without being unpacked here.
-                    Some(diff_id) => LayerDigests::of_image_layer(diff_id, packed.size),
-                    None => LayerDigests {
-                        diff_id: packed.diff_id,
-                        size: packed.size,
-                        content: packed.content,
-                    },
-                };
-                info::write(&path, &computed)?;
-                computed
-            }
-        };
-        *digests = Some(known);
-        Ok(known)
-    }
-
-    /// The content of all its layers, modification times aside. Layers without changes do not
-    /// count. Costs what [`Snapshot::layer`] costs for every layer that has no digests yet.
-    pub fn chain_content(&self) -> Result<Fingerprint, StoreError> {
-        let mut content = FingerprintBuilder::new("strake chain content v1");
-        for snapshot in self.bottom_up() {
-            let layer = snapshot.layer()?;
-            if layer.content != layer::empty_content() {
-                content.add("layer", layer.content.as_bytes());
-            }
-        }
-        Ok(content.finish())
-    }
-
-    /// The digests of its layers, bottom first. Costs as [`Snapshot::chain_content`].
-    pub fn diff_ids(&self) -> Result<Vec<DiffId>, StoreError> {
-        self.bottom_up().map(Snapshot::diff_id).collect()
-    }
-
-    /// The digest of the whole stack; from then on [`Snapshots::unpacked`] finds this snapshot and
-    /// those below it by theirs. Costs as [`Snapshot::chain_content`].
-    pub fn chain(&self) -> Result<ChainId, StoreError> {
-        let mut chain = None;
-        for snapshot in self.bottom_up() {
-            let next = match snapshot.node.info.chain {
-                Some(known) => known,
-                None => {
-                    let next = ChainId::on(chain, snapshot.diff_id()?);
-                    if snapshot.node.snapshots.unpacked(&next)?.is_none() {
-                        snapshot.node.snapshots.link_chain(&next, snapshot.id())?;
-                    }
-                    next
-                }
-            };
-            chain = Some(next);
-        }
-        // A snapshot stands at least on itself.
-        Ok(chain.unwrap_or_else(|| ChainId(DiffId::empty().0)))
-    }
-
-    fn diff_id(&self) -> Result<DiffId, StoreError> {
-        match self.node.info.diff_id {
-            Some(known) => Ok(known),
-            None => Ok(self.layer()?.diff_id),
-        }
-    }
-
-    /// Itself, its parent, and so on.
-    fn ancestry(&self) -> impl Iterator<Item = &Snapshot> {
-        std::iter::successors(Some(self), |snapshot| snapshot.node.parent.as_ref())
-    }
-
-    fn bottom_up(&self) -> impl Iterator<Item = &Snapshot> {
-        let mut snapshots: Vec<&Snapshot> = self.ancestry().collect();
-        snapshots.reverse();
-        snapshots.into_iter()
     }
 }
