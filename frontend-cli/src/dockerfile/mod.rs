@@ -12,6 +12,7 @@
 mod change;
 mod fault;
 mod giturl;
+pub(crate) mod lint;
 mod lower;
 mod plan;
 mod variables;
@@ -22,4 +23,5 @@ pub(crate) use giturl::GitUrl;
 pub(crate) use lower::{LowerError, Lowered, lower};
 pub(crate) use plan::{
     ImageRequest, NamedContext, Plan, RequestedImage, ResolvedImage, ResolvedImages, Settings,
+    stage_names,
 };

@@ -109,7 +109,25 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The plan of the target and what it needs.
     pub(crate) fn new(dockerfile: &Dockerfile, settings: &Settings) -> Result<Plan, Vec<Fault>> {
+        let mut plan = Plan::of_stages(dockerfile, settings)?;
+        plan.reach(dockerfile, settings, vec![plan.target])?;
+        Ok(plan)
+    }
+
+    /// The plan of every stage, needed or not, for those who look at the whole file.
+    pub(crate) fn of_all_stages(
+        dockerfile: &Dockerfile,
+        settings: &Settings,
+    ) -> Result<Plan, Vec<Fault>> {
+        let mut plan = Plan::of_stages(dockerfile, settings)?;
+        plan.reach(dockerfile, settings, (0..plan.stages.len()).collect())?;
+        Ok(plan)
+    }
+
+    /// The stages, nothing reached yet.
+    fn of_stages(dockerfile: &Dockerfile, settings: &Settings) -> Result<Plan, Vec<Fault>> {
         let expander = Expander { escape: dockerfile.directives.escape };
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
@@ -163,16 +181,17 @@ impl Plan {
             return Err(faults);
         }
 
-        let mut plan =
-            Plan { stages, target, needed: BTreeSet::new(), globals, images: Vec::new(), warnings };
-        plan.reach(dockerfile, settings)?;
-        Ok(plan)
+        Ok(Plan { stages, target, needed: BTreeSet::new(), globals, images: Vec::new(), warnings })
     }
 
-    /// Walks from the target to everything that it needs.
-    fn reach(&mut self, dockerfile: &Dockerfile, settings: &Settings) -> Result<(), Vec<Fault>> {
+    /// Walks from the stages of `open` to everything that they need.
+    fn reach(
+        &mut self,
+        dockerfile: &Dockerfile,
+        settings: &Settings,
+        mut open: Vec<usize>,
+    ) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
-        let mut open = vec![self.target];
         while let Some(index) = open.pop() {
             if !self.needed.insert(index) {
                 continue;
@@ -358,7 +377,7 @@ fn stage_label(index: usize, stage: &Stage) -> String {
     stage.name.as_ref().map_or_else(|| format!("stage-{index}"), |name| name.value.clone())
 }
 
-fn stage_names(dockerfile: &Dockerfile) -> Vec<String> {
+pub(crate) fn stage_names(dockerfile: &Dockerfile) -> Vec<String> {
     dockerfile
         .stages
         .iter()
@@ -415,11 +434,7 @@ fn plan_stage(
     let expanded = expander
         .expand(stage.base.as_str(), &lookup)
         .map_err(|error| Fault::new(error.to_string(), stage.base.span))?;
-    for name in &expanded.unset {
-        let fault = Fault::new(format!("FROM argument '{name}' is not declared"), stage.base.span)
-            .suggest(name, globals.names());
-        warnings.push(("UndefinedArgInFrom", fault));
-    }
+    undeclared(&expanded.unset, stage.base.span, globals, warnings);
     if expanded.text.is_empty() {
         let message = format!("base name ({}) should not be blank", stage.base.value);
         let mut fault = Fault::new(message, stage.base.span);
@@ -433,10 +448,11 @@ fn plan_stage(
     let platform = match &stage.platform {
         None => settings.target_platform.clone(),
         Some(platform) => {
-            let text = expander
+            let expanded = expander
                 .expand(platform.as_str(), &lookup)
-                .map_err(|error| Fault::new(error.to_string(), platform.span))?
-                .text;
+                .map_err(|error| Fault::new(error.to_string(), platform.span))?;
+            undeclared(&expanded.unset, platform.span, globals, warnings);
+            let text = expanded.text;
             if text.is_empty() {
                 let message = format!("empty platform value from expression {}", platform.value);
                 return Err(Fault::new(message, platform.span));
@@ -448,6 +464,19 @@ fn plan_stage(
     };
     let base = find_base(dockerfile, index, stage, settings, &expanded.text, &platform)?;
     Ok(PlannedStage { base, platform, label: stage_label(index, stage) })
+}
+
+fn undeclared(
+    unset: &[String],
+    span: Span,
+    globals: &Variables,
+    warnings: &mut Vec<(&'static str, Fault)>,
+) {
+    for name in unset {
+        let fault = Fault::new(format!("FROM argument '{name}' is not declared"), span)
+            .suggest(name, globals.names());
+        warnings.push(("UndefinedArgInFrom", fault));
+    }
 }
 
 fn find_base(
@@ -494,7 +523,11 @@ fn find_base(
 }
 
 /// BUILD* and TARGET* arguments of the global scope (features of BuildKit's frontend).
-fn platform_variables(settings: &Settings, dockerfile: &Dockerfile, target: usize) -> Variables {
+pub(super) fn platform_variables(
+    settings: &Settings,
+    dockerfile: &Dockerfile,
+    target: usize,
+) -> Variables {
     let mut variables = Variables::default();
     for (prefix, platform) in
         [("BUILD", &settings.build_platform), ("TARGET", &settings.target_platform)]

@@ -181,12 +181,14 @@ impl Lowering<'_> {
         instruction: &Instruction,
     ) -> Result<(), Fault> {
         let path = self.expand(state, &workdir.path)?;
-        if !path.starts_with('/') && state.config.config.working_dir.is_none() {
+        // The working directory of a base image does not count: it may change with the image.
+        if !path.starts_with('/') && !state.workdir_set && !state.steps.is_trigger {
             let message = format!(
                 "Relative workdir \"{path}\" can have unexpected results if the base image changes"
             );
             self.warnings.push(("WorkdirRelativePath", Fault::new(message, workdir.path.span)));
         }
+        state.workdir_set |= !state.steps.is_trigger;
         let directory = join(state.working_dir(), &path);
         state.config.config.working_dir = Some(directory.clone());
         let has_layer = directory != "/";

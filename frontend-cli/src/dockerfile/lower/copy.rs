@@ -11,6 +11,7 @@ use super::stage::{StageState, clean, join};
 use super::{Lowering, OriginEdge};
 use crate::dockerfile::fault::Fault;
 use crate::dockerfile::giturl::GitUrl;
+use crate::dockerfile::lint;
 use crate::dockerfile::plan::{Reference, ReferenceUser};
 
 /// COPY and ADD in one shape: what differs between them is what may stand in which field.
@@ -138,7 +139,12 @@ impl Lowering<'_> {
                     );
                     self.add_remote(transfer, &flags, remote, &mut inputs, &mut actions);
                 }
-                None => paths.push(text),
+                None => {
+                    if origin.is_none() {
+                        self.note_context_source(transfer.keyword, &text, path.span);
+                    }
+                    paths.push(text);
+                }
             }
         }
         self.flush_paths(transfer, &flags, &origin, &mut paths, &mut inputs, &mut actions);
@@ -167,6 +173,14 @@ impl Lowering<'_> {
         };
         state.add_history(history_text(transfer, &flags, &written), true);
         Ok(())
+    }
+
+    /// Looks at a source of the build context, for the checks.
+    fn note_context_source(&mut self, keyword: &str, text: &str, span: Span) {
+        self.warnings.extend(lint::ignored_source(&self.ignore, keyword, text, span));
+        if is_pattern(text) {
+            self.context_patterns.push((text.to_owned(), span));
+        }
     }
 
     fn flags(&mut self, state: &StageState, transfer: &Transfer<'_>) -> Result<Flags, Fault> {

@@ -21,6 +21,7 @@ mod stage;
 use std::collections::BTreeMap;
 
 use cache::oci::ImageConfiguration;
+use executor::pattern::PatternMatcher;
 use parser::{Dockerfile, Instruction, InstructionKind};
 use solver::llb::{
     Definition, Edge, ImageSource, Input, LocalContext, Op, SourceLocation, SourceOp, Vertex,
@@ -28,6 +29,7 @@ use solver::llb::{
 };
 
 use super::fault::Fault;
+use super::lint;
 use super::plan::{
     Base, ImageRequest, NamedContext, Origin, Plan, Reference, ResolvedImages, Settings,
 };
@@ -45,6 +47,8 @@ pub(crate) struct Lowered {
     pub(crate) base: Option<ImageRequest>,
     /// Warnings under the names of BuildKit's checks.
     pub(crate) warnings: Vec<(&'static str, Fault)>,
+    /// Patterns that COPY and ADD look for in the build context, and where they stand.
+    pub(crate) context_patterns: Vec<(String, parser::Span)>,
     /// `--build-arg`s that some instruction declared.
     pub(crate) used_build_args: Vec<String>,
 }
@@ -76,6 +80,9 @@ pub(crate) fn lower(
         missing: Vec::new(),
         faults: Vec::new(),
         warnings: Vec::new(),
+        // Rules that cannot be read are an error of the context's loading.
+        ignore: PatternMatcher::new(&settings.context_excludes).unwrap_or_default(),
+        context_patterns: Vec::new(),
         used_build_args: Vec::new(),
         current: 0,
         location: None,
@@ -100,6 +107,9 @@ struct Lowering<'a> {
     missing: Vec<ImageRequest>,
     faults: Vec<Fault>,
     warnings: Vec<(&'static str, Fault)>,
+    /// The context's ignore file.
+    ignore: PatternMatcher,
+    context_patterns: Vec<(String, parser::Span)>,
     used_build_args: Vec<String>,
     /// The stage that is being lowered.
     current: usize,
@@ -130,6 +140,7 @@ impl Lowering<'_> {
             config: stage.config,
             base: stage.base,
             warnings: self.warnings,
+            context_patterns: self.context_patterns,
             used_build_args: self.used_build_args,
         })
     }
@@ -224,6 +235,8 @@ impl Lowering<'_> {
             }
             Base::Image(request) => {
                 let image = self.images.get(request)?;
+                let span = self.dockerfile.stages[index].base.span;
+                self.warnings.extend(lint::foreign_base(request, &image.config, span));
                 let prefix = steps.advance();
                 let edge = self.image(request, &prefix);
                 StageState::from_image(edge, request.clone(), image, steps)

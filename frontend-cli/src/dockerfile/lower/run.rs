@@ -46,8 +46,8 @@ impl Lowering<'_> {
 
         let mut agents = 0;
         for mount in &run.mounts {
+            let mut unset = Vec::new();
             let spec = {
-                let mut unset = Vec::new();
                 let variables = &state.variables;
                 let expander = parser::Expander { escape: self.dockerfile.directives.escape };
                 mount
@@ -59,6 +59,7 @@ impl Lowering<'_> {
                     })
                     .map_err(|error| mount_fault(error, mount))?
             };
+            self.note_unset(state, &unset, mount.span);
             let from = mount.options.iter().find(|option| option.key.value == "from");
             let from_span =
                 from.and_then(|option| option.value.as_ref()).map_or(mount.span, |v| v.span);

@@ -5,7 +5,7 @@ use parser::{ExpandError, Expander, Span, Spanned};
 use solver::llb::{Edge, VertexMeta};
 
 use super::Lowering;
-use crate::dockerfile::fault::Fault;
+use crate::dockerfile::fault::{Fault, nearest};
 use crate::dockerfile::plan::{ImageRequest, ResolvedImage};
 use crate::dockerfile::variables::Variables;
 
@@ -25,6 +25,8 @@ pub(super) struct StageState {
     pub(super) args: Vec<(String, Option<String>)>,
     /// CMD was set in this stage: ENTRYPOINT keeps it.
     pub(super) cmd_set: bool,
+    /// The Dockerfile has set WORKDIR: what a relative one is relative to stands in it.
+    pub(super) workdir_set: bool,
     pub(super) no_cache: bool,
     pub(super) label: String,
     pub(super) steps: Steps,
@@ -107,6 +109,7 @@ impl StageState {
             variables,
             args,
             cmd_set: false,
+            workdir_set: false,
             no_cache: false,
             label,
             steps,
@@ -219,14 +222,16 @@ impl Lowering<'_> {
             .and_then(|text| text.parse().ok())
     }
 
-    fn note_unset(&mut self, state: &StageState, unset: &[String], span: Span) {
+    pub(super) fn note_unset(&mut self, state: &StageState, unset: &[String], span: Span) {
         for name in unset {
             // An ARG without a value is declared all the same.
             if state.args.iter().any(|(declared, _)| declared == name) || state.steps.is_trigger {
                 continue;
             }
-            let fault = Fault::new(format!("Usage of undefined variable '${name}'"), span)
-                .suggest(name, state.variables.names());
+            let mut fault = Fault::new(format!("Usage of undefined variable '${name}'"), span);
+            if let Some(near) = nearest(name, state.variables.names()) {
+                fault = fault.hint(format!("did you mean ${near}?"));
+            }
             self.warnings.push(("UndefinedVar", fault));
         }
     }
