@@ -47,6 +47,9 @@ pub struct ArchiveOptions {
     pub form: LayerForm,
     /// Annotations added to every manifest; with any, the manifest gets another digest.
     pub annotations: BTreeMap<String, String>,
+    /// Whether the images are the platforms of one: the names, which are those of the first, then
+    /// stand for an index of all, in the order given.
+    pub index: bool,
 }
 
 /// An image to be saved, and the names it has in the archive.
@@ -181,14 +184,20 @@ fn write(
     if options.format == ArchiveFormat::Docker {
         sink.bytes("manifest.json", &docker_manifest(images))?;
     }
-    let entries: Vec<Descriptor> = images.iter().flat_map(entries).collect();
-    let index = ImageIndexBuilder::default()
-        .schema_version(2u32)
-        .media_type(MediaType::ImageIndex)
-        .manifests(entries)
-        .build()
-        .expect("every required field is set");
-    sink.bytes("index.json", &write_index(&index))?;
+    let entries = match (options.index, images) {
+        (true, [first, ..]) => {
+            let platforms = images.iter().map(|image| on_platform(&image.descriptor, image.image));
+            let (descriptor, bytes) = index_of(platforms.collect());
+            sink.bytes(&blob_path(descriptor.digest().as_ref()), &bytes)?;
+            entries(&descriptor, first)
+        }
+        _ => images
+            .iter()
+            .flat_map(|image| entries(&on_platform(&image.descriptor, image.image), image))
+            .collect(),
+    };
+    let (_, index) = index_of(entries);
+    sink.bytes("index.json", &index)?;
     Ok(Saved { manifests: images.iter().map(|image| image.descriptor.clone()).collect() })
 }
 
@@ -220,14 +229,34 @@ fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replacen(':', "/", 1))
 }
 
-/// The index entries of an image: one for each name, or one without.
-fn entries(image: &Prepared<'_>) -> Vec<Descriptor> {
-    let own = image.image.config.platform();
+/// An index, and its descriptor.
+pub(crate) fn index_of(manifests: Vec<Descriptor>) -> (Descriptor, Vec<u8>) {
+    let index = ImageIndexBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
+        .build()
+        .expect("every required field is set");
+    let bytes = write_index(&index);
+    let digest = Digest::of(&bytes);
+    (document::descriptor(MediaType::ImageIndex, bytes.len() as u64, &digest), bytes)
+}
+
+/// The descriptor of an image's manifest, with what the image is for.
+pub(crate) fn on_platform(descriptor: &Descriptor, image: &Image) -> Descriptor {
+    let own = image.config.platform();
     let mut platform = oci_spec::image::Platform::default();
     platform.set_os(own.os.as_str().into());
     platform.set_architecture(own.architecture.as_str().into());
     platform.set_variant(own.variant);
     platform.set_os_version(own.os_version);
+    let mut descriptor = descriptor.clone();
+    descriptor.set_platform(Some(platform));
+    descriptor
+}
+
+/// The index entries of an image: one for each name, or one without.
+fn entries(descriptor: &Descriptor, image: &Prepared<'_>) -> Vec<Descriptor> {
     let entry = |name: Option<&ImageName>| {
         let mut annotations = HashMap::new();
         if let Some(name) = name {
@@ -242,9 +271,8 @@ fn entries(image: &Prepared<'_>) -> Vec<Descriptor> {
         if let Some(created) = &image.image.config.created {
             annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
         }
-        let mut descriptor = image.descriptor.clone();
+        let mut descriptor = descriptor.clone();
         descriptor.set_annotations(Some(annotations));
-        descriptor.set_platform(Some(platform.clone()));
         descriptor
     };
     match image.names {

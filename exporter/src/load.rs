@@ -62,6 +62,56 @@ pub fn load_archive(
 
 /// Loads the images of a directory with an OCI layout.
 pub fn load_directory(store: &Store, directory: &Path) -> Result<Vec<Loaded>, ExportError> {
+    finish(store, &read_directory(store, directory)?)
+}
+
+/// Brings images of a directory with an OCI layout into the store without giving them the names
+/// they have there: all platforms of what `tag` (`org.opencontainers.image.ref.name`, or the tag of
+/// a full name there) and `digest` (of a manifest or an index) leave. Empty if that is nothing.
+pub fn load_layout(
+    store: &Store,
+    directory: &Path,
+    tag: Option<&str>,
+    digest: Option<&Digest>,
+) -> Result<Vec<Image>, ExportError> {
+    let contents = read_directory(store, directory)?;
+    let Some(bytes) = contents.documents.get("index.json") else {
+        let reason = "there is no index.json of an OCI layout in it".to_owned();
+        return Err(ExportError::NotAnArchive { reason });
+    };
+    let Document::Index(index) =
+        Document::parse(bytes, None).map_err(|error| bad("index.json", &error.to_string()))?
+    else {
+        return Err(bad("index.json", "it is no index"));
+    };
+    let mut images: Vec<Image> = Vec::new();
+    let mut checked = BTreeSet::new();
+    for entry in index.manifests() {
+        if tag.is_some_and(|tag| !is_tagged(entry, tag)) {
+            continue;
+        }
+        for (manifest, index) in manifests(store, entry)? {
+            let own = document_digest(&manifest)?;
+            if digest.is_some_and(|wanted| own != *wanted && index != Some(*wanted))
+                || images.iter().any(|image| image.manifest_digest == own)
+            {
+                continue;
+            }
+            images.extend(layout_image(store, &manifest, &mut checked)?);
+        }
+    }
+    Ok(images)
+}
+
+fn is_tagged(entry: &Descriptor, tag: &str) -> bool {
+    let name = entry
+        .annotations()
+        .as_ref()
+        .and_then(|annotations| annotations.get("org.opencontainers.image.ref.name"));
+    name.is_some_and(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, own)| own == tag))
+}
+
+fn read_directory(store: &Store, directory: &Path) -> Result<Contents, ExportError> {
     let mut contents = Contents::default();
     for name in ["oci-layout", "index.json", "manifest.json"] {
         let path = directory.join(name);
@@ -75,7 +125,7 @@ pub fn load_directory(store: &Store, directory: &Path) -> Result<Vec<Loaded>, Ex
     let failed = |source| ExportError::Read { path: blobs.clone(), source };
     let listing = match fs_err::read_dir(&blobs) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return finish(store, &contents);
+            return Ok(contents);
         }
         listing => listing.map_err(failed)?,
     };
@@ -89,7 +139,7 @@ pub fn load_directory(store: &Store, directory: &Path) -> Result<Vec<Loaded>, Ex
         let size = file.metadata().map_err(failed)?.len();
         contents.store_verified(store, name, &digest, size, file)?;
     }
-    finish(store, &contents)
+    Ok(contents)
 }
 
 /// What an archive turned out to hold.

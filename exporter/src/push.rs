@@ -10,6 +10,7 @@ use cache::oci::{Descriptor, Digest, ImageName, MediaType};
 use cache::remote::{PushBlob, PushManifest, PushTarget, Registries};
 
 use crate::ExportError;
+use crate::archive::{index_of, on_platform};
 use crate::assemble::manifest;
 use crate::layers::{Layer, LayerForm, layers};
 
@@ -50,6 +51,47 @@ pub async fn push(
     options: &PushOptions,
     progress: PushProgress<'_>,
 ) -> Result<Digest, ExportError> {
+    let manifest = push_image(store, registries, image, name, options, progress).await?;
+    Ok(Digest::of(&manifest.bytes))
+}
+
+/// Pushes the platforms of an image and an index of them, in the order given, and answers with the
+/// index's digest. Only the index gets the name's tag.
+pub async fn push_index(
+    store: &Store,
+    registries: &Registries,
+    images: &[&Image],
+    name: &ImageName,
+    options: &PushOptions,
+    progress: PushProgress<'_>,
+) -> Result<Digest, ExportError> {
+    let by_digest = PushOptions { target: PushTarget::Digest, ..options.clone() };
+    let mut manifests = Vec::new();
+    for image in images {
+        let manifest = push_image(store, registries, image, name, &by_digest, progress).await?;
+        let descriptor = document::descriptor(
+            manifest.media_type.as_str().into(),
+            manifest.bytes.len() as u64,
+            &Digest::of(&manifest.bytes),
+        );
+        manifests.push(on_platform(&descriptor, image));
+    }
+    let (_, bytes) = index_of(manifests);
+    let index = PushManifest { media_type: MediaType::ImageIndex.to_string(), bytes };
+    let unwatched = |_: usize, _: u64, _: u64| {};
+    let digest =
+        registries.push(name, &index, &[], store.blobs(), options.target, &unwatched).await?;
+    Ok(digest)
+}
+
+async fn push_image(
+    store: &Store,
+    registries: &Registries,
+    image: &Image,
+    name: &ImageName,
+    options: &PushOptions,
+    progress: PushProgress<'_>,
+) -> Result<PushManifest, ExportError> {
     let task = {
         let (store, image, options) = (store.clone(), image.clone(), options.clone());
         tokio::task::spawn_blocking(move || prepare(&store, &image, &options))
@@ -66,10 +108,10 @@ pub async fn push(
         })
         .collect();
     let report = |position: usize, done, all| progress(&prepared.blobs[position], done, all);
-    let digest = registries
+    registries
         .push(name, &prepared.manifest, &blobs, store.blobs(), options.target, &report)
         .await?;
-    Ok(digest)
+    Ok(prepared.manifest)
 }
 
 struct Prepared {

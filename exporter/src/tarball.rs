@@ -22,10 +22,35 @@ pub fn write_tar(
     source_date_epoch: Option<i64>,
     destination: Destination<'_>,
 ) -> Result<(), ExportError> {
+    write_tars(&[("", rootfs)], source_date_epoch, destination)
+}
+
+/// As [`write_tar`], for several trees, each in a directory of its own of that name.
+pub fn write_tars(
+    trees: &[(&str, Option<&Snapshot>)],
+    source_date_epoch: Option<i64>,
+    destination: Destination<'_>,
+) -> Result<(), ExportError> {
     destination.write(|out| {
         let mut tar = tar::Builder::new(out);
-        if let Some(rootfs) = rootfs {
-            walk(rootfs, &mut |node| {
+        for (prefix, rootfs) in trees {
+            if !prefix.is_empty() {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(0o755);
+                header.set_mtime(source_date_epoch.unwrap_or_default().max(0) as u64);
+                header.set_size(0);
+                tar.append_data(&mut header, format!("{prefix}/"), std::io::empty())
+                    .map_err(|source| ExportError::Write { path: (*prefix).into(), source })?;
+            }
+            let Some(rootfs) = rootfs else { continue };
+            walk(rootfs, &mut |mut node| {
+                if !prefix.is_empty() {
+                    node.path = Path::new(prefix).join(&node.path);
+                    if let NodeKind::HardLink(first) = &mut node.kind {
+                        *first = Path::new(prefix).join(&*first);
+                    }
+                }
                 let path = node.path.clone();
                 append(&mut tar, node, source_date_epoch)
                     .map_err(|source| ExportError::Write { path, source })

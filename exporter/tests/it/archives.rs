@@ -15,7 +15,7 @@ use crate::world::{TREE, World, listing, name, podman, run};
 
 fn options(format: ArchiveFormat, compression: Compression) -> ArchiveOptions {
     let form = LayerForm { compression, force: false };
-    ArchiveOptions { format, form, annotations: BTreeMap::new() }
+    ArchiveOptions { format, form, annotations: BTreeMap::new(), index: false }
 }
 
 /// Saves an image as `app:1` to a file of the world.
