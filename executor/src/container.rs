@@ -203,7 +203,8 @@ fn short(id: &str) -> String {
 fn new_id() -> Result<String, ExecutorError> {
     let mut random = [0u8; 32];
     std::io::Read::read_exact(
-        &mut fs_err::File::open("/dev/urandom").map_err(ExecutorError::file("open", "/dev/urandom"))?,
+        &mut fs_err::File::open("/dev/urandom")
+            .map_err(ExecutorError::file("open", "/dev/urandom"))?,
         &mut random,
     )
     .map_err(ExecutorError::file("read", "/dev/urandom"))?;

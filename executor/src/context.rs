@@ -4,9 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cache::Store;
+use solver::llb::GitSource;
 
-use crate::ExecutorError;
 use crate::copy::{FileOperation, archive};
+use crate::{ExecutorError, SecretStore, SshAgents};
 
 /// A directory that stands for a context that came as an archive; removed when dropped.
 #[derive(Debug)]
@@ -51,6 +52,31 @@ pub fn from_tar(
     let archive = archive::from_stream(reader, "the build context")?;
     operation.unpack(archive, "the build context", Some((0, 0)))?;
     Ok(context)
+}
+
+/// Checks a git repository out as a context: the source's subdirectory alone, and `.git` only if the
+/// source asks for it. Credentials come from the secrets `GIT_AUTH_TOKEN` and `GIT_AUTH_HEADER`, a
+/// key from the agent `default`, as for ADD.
+///
+/// # Errors
+///
+/// [`ExecutorError::Git`] with git's own words.
+pub async fn from_git(
+    source: &GitSource,
+    secrets: &SecretStore,
+    ssh: &SshAgents,
+    store: &Store,
+) -> Result<UnpackedContext, ExecutorError> {
+    crate::worker::check_out_context(source, secrets, ssh, store).await
+}
+
+/// Downloads a file of at most `limit` bytes, which has no name and is gone when it is closed.
+///
+/// # Errors
+///
+/// [`ExecutorError::Download`] if the server does not give it.
+pub async fn download(url: &str, limit: u64) -> Result<std::fs::File, ExecutorError> {
+    crate::worker::download_context(url, limit).await
 }
 
 /// A new directory of the store for a context that comes from elsewhere.

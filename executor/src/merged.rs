@@ -123,10 +123,8 @@ impl Dir {
                     if self.format.owners == Owners::Attribute
                         && matches!(meta.kind, Kind::File | Kind::Dir)
                     {
-                        let flags = OFlags::RDONLY
-                            | OFlags::NOFOLLOW
-                            | OFlags::NONBLOCK
-                            | OFlags::CLOEXEC;
+                        let flags =
+                            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                         let file = rustix::fs::openat(fd, name, flags, Mode::empty())?;
                         meta.read_owner(file.as_fd());
                     }
@@ -168,12 +166,7 @@ impl Dir {
     }
 
     /// Gives the file `name`, which never changes, the same name in `into`.
-    pub(crate) fn link(
-        &self,
-        name: &OsStr,
-        entry: &Entry,
-        into: BorrowedFd<'_>,
-    ) -> io::Result<()> {
+    pub(crate) fn link(&self, name: &OsStr, entry: &Entry, into: BorrowedFd<'_>) -> io::Result<()> {
         let fd = &self.layers[entry.layer];
         Ok(rustix::fs::linkat(fd, name, into, name, AtFlags::empty())?)
     }

@@ -12,8 +12,8 @@
 mod glob;
 mod matcher;
 
-pub use glob::{clean, glob_match, has_wildcards};
 pub(crate) use glob::components;
+pub use glob::{clean, glob_match, has_wildcards};
 pub use matcher::{ParentMatch, Pattern, PatternMatcher};
 
 /// A pattern that cannot be understood.

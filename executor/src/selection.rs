@@ -219,9 +219,7 @@ impl SourceTree {
                 if verdict == Verdict::Through && items.is_empty() {
                     return Ok(items);
                 }
-                let known = self.known(&entry.meta, || {
-                    Ok((Fingerprint::of(b""), below.xattrs()?))
-                });
+                let known = self.known(&entry.meta, || Ok((Fingerprint::of(b""), below.xattrs()?)));
                 let known = known.map_err(failed("read the attributes of", &path))?;
                 let mut all = vec![Item { relative, meta: self.counted(entry.meta), known }];
                 all.extend(items);

@@ -100,7 +100,11 @@ impl SourceTree {
                 Err(ExecutorError::NotFound { .. }) => {
                     // Ignored, or a link to nowhere, which is copied as the link that it is.
                     if let Ok(place) = self.find_literal(path, parts, false)
-                        && place.located.last.as_ref().is_some_and(|(_, e)| e.meta.kind == Kind::Symlink)
+                        && place
+                            .located
+                            .last
+                            .as_ref()
+                            .is_some_and(|(_, e)| e.meta.kind == Kind::Symlink)
                     {
                         found.push(place);
                     }

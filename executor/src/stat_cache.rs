@@ -149,8 +149,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<(u64, u64), (Stamp, Known)>> {
             let seconds = i64::from_le_bytes(*record.get(at..)?.first_chunk()?);
             Some((seconds, u32::from_le_bytes(*record.get(at + 8..)?.first_chunk()?)))
         };
-        let hash_at =
-            |at: usize| Some(Fingerprint::from_bytes(*record.get(at..)?.first_chunk()?));
+        let hash_at = |at: usize| Some(Fingerprint::from_bytes(*record.get(at..)?.first_chunk()?));
         let stamp = Stamp { size: u64_at(16)?, mtime: time_at(24)?, ctime: time_at(36)? };
         let known = Known { content: hash_at(48)?, xattrs: hash_at(80)? };
         entries.insert((u64_at(0)?, u64_at(8)?), (stamp, known));

@@ -41,6 +41,9 @@ use crate::merged::Owners;
 use crate::stat_cache::StatCache;
 use crate::{Executor, ExecutorError, SecretStore, SshAgents};
 
+pub(crate) use git::check_out_context;
+pub(crate) use http::download_context;
+
 /// Layers whose digests are computed at the same time: more would take the build's own cores.
 const DIGESTS_AT_ONCE: usize = 2;
 
@@ -74,6 +77,10 @@ pub struct LocalWorker {
     stat_caches: Mutex<HashMap<PathBuf, Arc<StatCache>>>,
     digests: Mutex<JoinSet<()>>,
     permits: Arc<Semaphore>,
+    /// What servers said in this build, by address.
+    downloads: Mutex<HashMap<String, http::Remembered>>,
+    /// What references meant in this build, by address and reference.
+    commits: Mutex<HashMap<(String, String), String>>,
 }
 
 impl LocalWorker {
@@ -86,6 +93,8 @@ impl LocalWorker {
             stat_caches: Mutex::default(),
             digests: Mutex::default(),
             permits: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
+            downloads: Mutex::default(),
+            commits: Mutex::default(),
             config,
         }
     }
@@ -245,9 +254,9 @@ impl LocalWorker {
 
 /// Who needs an input that the graph does not have is told so.
 fn input(inputs: &[InputValue], position: usize) -> Result<&InputValue, ExecutorError> {
-    inputs.get(position).ok_or_else(|| ExecutorError::Process {
-        reason: format!("there is no input {position}"),
-    })
+    inputs
+        .get(position)
+        .ok_or_else(|| ExecutorError::Process { reason: format!("there is no input {position}") })
 }
 
 /// Sets its flag when it is dropped, which is how a file operation on another thread hears that its

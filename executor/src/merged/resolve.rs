@@ -43,12 +43,20 @@ impl Located {
 #[derive(Debug)]
 pub(crate) enum LookupError {
     /// There is no `name` in the directory `parent` (links resolved).
-    NotFound { parent: Box<Located>, name: OsString },
+    NotFound {
+        parent: Box<Located>,
+        name: OsString,
+    },
     /// Something that is no directory stands in the middle of the path.
-    NotADirectory { path: PathBuf },
+    NotADirectory {
+        path: PathBuf,
+    },
     /// More than [`MAX_LINKS`] links.
     TooManyLinks,
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        path: PathBuf,
+        source: io::Error,
+    },
 }
 
 /// Follows `path` from the root of a tree. Links, absolute ones too, never leave the tree; the last

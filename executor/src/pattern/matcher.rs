@@ -67,8 +67,7 @@ impl Pattern {
             Kind::Exact => path == self.text.as_bytes(),
             Kind::Prefix(prefix) => path.starts_with(prefix),
             Kind::Suffix(suffix) => {
-                path.ends_with(suffix)
-                    || (suffix.first() == Some(&b'/') && path == &suffix[1..])
+                path.ends_with(suffix) || (suffix.first() == Some(&b'/') && path == &suffix[1..])
             }
             Kind::General(tokens) => tokens_match(tokens, path),
         }
@@ -292,14 +291,11 @@ impl PatternMatcher {
     ///
     /// Start a walk with [`ParentMatch::default`]; hand each directory's result to its entries.
     pub fn matches_below(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
-        let mut result = ParentMatch {
-            by_pattern: Vec::with_capacity(self.patterns.len()),
-            decided_by: None,
-        };
+        let mut result =
+            ParentMatch { by_pattern: Vec::with_capacity(self.patterns.len()), decided_by: None };
         let mut excluded = false;
         for (i, (rule, pattern)) in self.patterns.iter().enumerate() {
-            let matched =
-                parent.by_pattern.get(i).copied().unwrap_or(false) || pattern.names(path);
+            let matched = parent.by_pattern.get(i).copied().unwrap_or(false) || pattern.names(path);
             result.by_pattern.push(matched);
             if matched {
                 excluded = !pattern.exclusion;

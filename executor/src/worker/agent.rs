@@ -21,12 +21,7 @@ pub(crate) struct AgentSocket {
 
 impl AgentSocket {
     /// Listens for the agent at `agent`.
-    pub(crate) fn new(
-        agent: &Path,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-    ) -> Result<Self, ExecutorError> {
+    pub(crate) fn new(agent: &Path, mode: u32, uid: u32, gid: u32) -> Result<Self, ExecutorError> {
         let dir = tempfile::Builder::new()
             .prefix("strake-ssh-")
             .tempdir()

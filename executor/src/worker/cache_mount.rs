@@ -53,7 +53,8 @@ pub(crate) struct HeldCache {
 impl CacheMount {
     /// The directory's name. Who wants another first state means another directory.
     fn name(&self) -> String {
-        let mut name = FingerprintBuilder::new("strake cache mount v1").field("id", self.id.as_bytes());
+        let mut name =
+            FingerprintBuilder::new("strake cache mount v1").field("id", self.id.as_bytes());
         if (self.mode, self.uid, self.gid) != (0o755, 0, 0) {
             name.add("mode", &self.mode.to_le_bytes());
             name.add("uid", &self.uid.to_le_bytes());
@@ -202,7 +203,6 @@ impl FileOperation {
         Ok(Self::over(root, Arc::new(Dir::empty(format))))
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,9 @@ use std::net::UdpSocket;
 
 use cache::snapshot::ActiveSnapshot;
 use runtime::NetworkMode;
-use solver::llb::{self, CopyAction, ExecMount, ExecOp, MountKind, SecurityMode, Selector, Unpack, Vertex};
+use solver::llb::{
+    self, CopyAction, ExecMount, ExecOp, MountKind, SecurityMode, Selector, Unpack, Vertex,
+};
 use solver::{InputValue, LogSink, OpError, Output};
 
 use super::agent::AgentSocket;
@@ -83,11 +85,14 @@ impl LocalWorker {
     }
 
     fn process(&self, op: &ExecOp) -> Result<Process, ExecutorError> {
-        let allowed = |entitlement: &'static str| {
-            match self.config.allow.iter().any(|allowed| allowed == entitlement) {
-                true => Ok(()),
-                false => Err(ExecutorError::NotAllowed { entitlement }),
-            }
+        let allowed = |entitlement: &'static str| match self
+            .config
+            .allow
+            .iter()
+            .any(|allowed| allowed == entitlement)
+        {
+            true => Ok(()),
+            false => Err(ExecutorError::NotAllowed { entitlement }),
         };
         let mut process = Process::new(op.args.clone());
         process.env = op.env.iter().chain(&op.proxy_env).cloned().collect();

@@ -46,7 +46,11 @@ impl LocalWorker {
 }
 
 fn merge(source: &Dir, target: &Arc<TargetDir>) -> io::Result<()> {
-    source.names()?.par_iter().with_min_len(16).try_for_each(|name| merge_entry(source, target, name))
+    source
+        .names()?
+        .par_iter()
+        .with_min_len(16)
+        .try_for_each(|name| merge_entry(source, target, name))
 }
 
 fn merge_entry(source: &Dir, target: &Arc<TargetDir>, name: &OsStr) -> io::Result<()> {

@@ -8,9 +8,7 @@ use solver::llb::{MountKind, NetworkMode, Op, SecretEnv, SecurityMode, Sharing};
 use solver::{LogSink, OpError, Worker};
 
 use crate::Case;
-use crate::scene::{
-    Machine, Scene, contains_bytes, eventually, mount, secret, shell, vertex,
-};
+use crate::scene::{Machine, Scene, contains_bytes, eventually, mount, secret, shell, vertex};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_step_changes_its_root_and_leaves_no_stubs", a_step_changes_its_root_and_leaves_no_stubs),
@@ -26,7 +24,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_bind_of_a_stage_is_read_only_or_scratch", a_bind_of_a_stage_is_read_only_or_scratch),
     ("a_bind_of_the_context_hides_what_is_ignored", a_bind_of_the_context_hides_what_is_ignored),
     ("a_tmpfs_has_its_size", a_tmpfs_has_its_size),
-    ("an_agent_has_a_socket_and_without_one_there_is_the_variable", an_agent_has_a_socket_and_without_one_there_is_the_variable),
+    (
+        "an_agent_has_a_socket_and_without_one_there_is_the_variable",
+        an_agent_has_a_socket_and_without_one_there_is_the_variable,
+    ),
     ("without_network_there_is_only_loopback", without_network_there_is_only_loopback),
     ("what_needs_leave_is_refused_without_it", what_needs_leave_is_refused_without_it),
     ("a_cancelled_step_is_gone_within_a_second", a_cancelled_step_is_gone_within_a_second),
@@ -128,8 +129,7 @@ fn a_secret_leaves_no_byte(machine: &Machine) {
                   touch /done";
     let ran = scene.run_with(script, |op| {
         op.mounts = vec![mount("/run/secrets/token", secret("token", Some("T"), true))];
-        op.secret_env =
-            vec![SecretEnv { name: "U".into(), id: "token".into(), required: true }];
+        op.secret_env = vec![SecretEnv { name: "U".into(), id: "token".into(), required: true }];
     });
     assert_eq!(ran.log, format!("{}\n400\nsame\n", value.len()));
     let layer = scene.layer(&ran.output());
@@ -189,7 +189,10 @@ fn a_bind_of_a_stage_is_read_only_or_scratch(machine: &Machine) {
         op.mounts = vec![mount("/m", kind)];
         scene.exec(vertex(Op::Exec(op)), vec![scene.base(), stage.clone()])
     };
-    assert_eq!(run("cat /m/d/f; echo x 2>/dev/null >/m/y || echo ro", bind(false)).log(), "one\nro\n");
+    assert_eq!(
+        run("cat /m/d/f; echo x 2>/dev/null >/m/y || echo ro", bind(false)).log(),
+        "one\nro\n"
+    );
     let ran = run("echo two >/m/d/f; cat /m/d/f", bind(true));
     assert_eq!(ran.log, "two\n");
     assert_eq!(scene.layer(&ran.output()), ["dev", "proc", "sys"]);
@@ -224,7 +227,8 @@ fn a_tmpfs_has_its_size(machine: &Machine) {
 
 fn an_agent_has_a_socket_and_without_one_there_is_the_variable(machine: &Machine) {
     let mut scene = Scene::new(machine);
-    let kind = |required| MountKind::Ssh { id: "default".into(), required, mode: 0o600, uid: 0, gid: 0 };
+    let kind =
+        |required| MountKind::Ssh { id: "default".into(), required, mode: 0o600, uid: 0, gid: 0 };
     let target = "/run/buildkit/ssh_agent.0";
     let log = scene.run_with("echo $SSH_AUTH_SOCK; test -e $SSH_AUTH_SOCK || echo none", |op| {
         op.mounts = vec![mount(target, kind(false))];
@@ -252,7 +256,8 @@ fn without_network_there_is_only_loopback(machine: &Machine) {
 fn what_needs_leave_is_refused_without_it(machine: &Machine) {
     let mut scene = Scene::new(machine);
     let host = |scene: &Scene| scene.run_with("true", |op| op.network = NetworkMode::Host);
-    let insecure = |scene: &Scene| scene.run_with("true", |op| op.security = SecurityMode::Insecure);
+    let insecure =
+        |scene: &Scene| scene.run_with("true", |op| op.security = SecurityMode::Insecure);
     assert_eq!(host(&scene).error(), "network.host is not allowed");
     assert_eq!(insecure(&scene).error(), "security.insecure is not allowed");
     scene.allow = vec!["network.host".into(), "security.insecure".into()];

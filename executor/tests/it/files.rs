@@ -20,7 +20,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_link_in_the_context_does_not_lead_out", a_link_in_the_context_does_not_lead_out),
     ("files_of_the_dockerfile_are_copied", files_of_the_dockerfile_are_copied),
     ("a_linked_layer_is_laid_over_its_base", a_linked_layer_is_laid_over_its_base),
-    ("a_result_whose_snapshot_is_gone_does_not_exist", a_result_whose_snapshot_is_gone_does_not_exist),
+    (
+        "a_result_whose_snapshot_is_gone_does_not_exist",
+        a_result_whose_snapshot_is_gone_does_not_exist,
+    ),
 ];
 
 fn a_copy_a_run_and_a_copy_back(machine: &Machine) {
@@ -94,11 +97,9 @@ fn only_what_counts_changes_a_fingerprint(machine: &Machine) {
     changed("mode", &|| set_mode("d/a", 0o600), &|| set_mode("d/a", 0o644));
     changed("mode of a directory", &|| set_mode("d/sub", 0o700), &|| set_mode("d/sub", 0o755));
     changed("a new file", &|| scene.write("d/n", ""), &|| fs_err::remove_file(at("d/n")).unwrap());
-    changed(
-        "a link",
-        &|| std::os::unix::fs::symlink("a", at("d/l")).unwrap(),
-        &|| fs_err::remove_file(at("d/l")).unwrap(),
-    );
+    changed("a link", &|| std::os::unix::fs::symlink("a", at("d/l")).unwrap(), &|| {
+        fs_err::remove_file(at("d/l")).unwrap()
+    });
     changed(
         "an attribute",
         &|| {

@@ -12,15 +12,15 @@ use cache::snapshot::{CommitInfo, Snapshot};
 use executor::{LocalWorker, LocalWorkerConfig, SecretStore, SshAgents};
 use runtime::{Isolation, Spawner};
 use solver::llb::{
-    CopyAction, ExecMount, ExecOp, FileAction, FileOp, LocalContext, MountKind, Op,
-    SourceOp, Unpack, Vertex, VertexMeta,
+    CopyAction, ExecMount, ExecOp, FileAction, FileOp, LocalContext, MountKind, Op, SourceOp,
+    Unpack, Vertex, VertexMeta,
 };
 use solver::{Event, EventReceiver, EventSender, InputValue, LogSink, OpError, Output, Worker};
 
 const APPLETS: &[&str] = &[
-    "sh", "true", "false", "cat", "echo", "ls", "id", "sleep", "stat", "touch", "mkdir", "readlink",
-    "grep", "test", "hostname", "env", "chmod", "rm", "ln", "pwd", "find", "wc", "yes", "head", "df",
-    "mount", "nc", "printf",
+    "sh", "true", "false", "cat", "echo", "ls", "id", "sleep", "stat", "touch", "mkdir",
+    "readlink", "grep", "test", "hostname", "env", "chmod", "rm", "ln", "pwd", "find", "wc", "yes",
+    "head", "df", "mount", "nc", "printf",
 ];
 
 /// What the kernel gives us once.
