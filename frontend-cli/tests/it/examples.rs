@@ -137,8 +137,13 @@ impl Server {
     }
 
     fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        self.child.wait().unwrap();
+        // Python has a handler for this one; without a handler PID 1 would not notice a signal.
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        let asked = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(asked.elapsed() < Duration::from_secs(20), "the server does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
