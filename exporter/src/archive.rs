@@ -229,6 +229,18 @@ fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replacen(':', "/", 1))
 }
 
+/// The index of an image's platforms as they are in the store, in the order given: its descriptor
+/// and its bytes.
+pub fn index(images: &[&Image]) -> (Descriptor, Vec<u8>) {
+    let own = |image: &&Image| {
+        let size = write_manifest(&image.manifest).len() as u64;
+        let descriptor =
+            document::descriptor(MediaType::ImageManifest, size, &image.manifest_digest);
+        on_platform(&descriptor, image)
+    };
+    index_of(images.iter().map(own).collect())
+}
+
 /// An index, and its descriptor.
 pub(crate) fn index_of(manifests: Vec<Descriptor>) -> (Descriptor, Vec<u8>) {
     let index = ImageIndexBuilder::default()

@@ -25,7 +25,7 @@ mod push;
 mod tarball;
 mod walk;
 
-pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, save, save_directory};
+pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, index, save, save_directory};
 pub use assemble::{AssembleOptions, assemble};
 pub use destination::Destination;
 pub use error::ExportError;

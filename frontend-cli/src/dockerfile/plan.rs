@@ -37,6 +37,20 @@ pub(crate) struct Settings {
     pub(crate) multi_platform: bool,
 }
 
+impl Settings {
+    /// The context of this name, in any case, and its key; one for the platform alone
+    /// (`name::linux/arm64`) comes first.
+    pub(crate) fn context(&self, name: &str, platform: &Platform) -> Option<(&str, &NamedContext)> {
+        if self.contexts.is_empty() {
+            return None;
+        }
+        let name = name.to_lowercase();
+        let found = self.contexts.get_key_value(&format!("{name}::{platform}"));
+        let (key, context) = found.or_else(|| self.contexts.get_key_value(&name))?;
+        Some((key, context))
+    }
+}
+
 /// What `--build-context NAME=` stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NamedContext {
@@ -243,12 +257,9 @@ impl Plan {
             };
             return Err(Fault::new(message, reference.span));
         }
-        if let Some(context) = settings.contexts.get(&name.to_lowercase()) {
-            return Ok(origin_of_context(
-                &name.to_lowercase(),
-                context,
-                &self.stages[current].platform,
-            ));
+        let platform = &self.stages[current].platform;
+        if let Some((key, context)) = settings.context(name, platform) {
+            return Ok(origin_of_context(key, context, platform));
         }
         // Only COPY counts stages: `from=0` of a mount is an image name.
         if reference.user == ReferenceUser::Copy
@@ -490,13 +501,13 @@ fn find_base(
     // A named context of the stage's own name replaces the whole stage (BuildKit's rule).
     let own = stage.name.as_ref().map(|own| own.value.to_lowercase());
     for key in own.into_iter().chain(std::iter::once(name.to_lowercase())) {
-        if let Some(context) = settings.contexts.get(&key) {
+        if let Some((key, context)) = settings.context(&key, platform) {
             return Ok(match context {
                 NamedContext::Image(image) => {
                     Base::Image(ImageRequest { name: image.clone(), platform: platform.clone() })
                 }
                 NamedContext::Scratch => Base::Scratch,
-                _ => Base::Context(key),
+                _ => Base::Context(key.to_owned()),
             });
         }
     }
@@ -514,7 +525,7 @@ fn find_base(
         Fault::new(format!("invalid base image name `{name}`: {error}"), stage.base.span)
             .suggest(name, known.iter().map(String::as_str))
     })?;
-    if let Some(context) = settings.contexts.get(&image.familiar().to_lowercase())
+    if let Some((_, context)) = settings.context(&image.familiar(), platform)
         && let NamedContext::Image(image) = context
     {
         return Ok(Base::Image(ImageRequest { name: image.clone(), platform: platform.clone() }));

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use cache::image::Image;
-use cache::oci::{Digest, ImageName, Platform};
+use cache::oci::{Descriptor, Digest, ImageName, Platform};
 use cache::remote::{PushTarget, Registries};
 use cache::snapshot::Snapshot;
 use exporter::{
@@ -17,6 +17,7 @@ use solver::Solution;
 use super::images::ImageResolver;
 use super::options::BuildOptions;
 use super::output::{Destination, Output, OutputKind};
+use super::source::is_on;
 use crate::commands::engine::{Engine, store_error};
 use crate::commands::stdout_takes_data;
 use crate::dockerfile::Lowered;
@@ -87,8 +88,10 @@ impl Exporter<'_> {
         let base =
             lowered.base.as_ref().and_then(|request| self.resolver.found.get(request)).cloned();
         let (store, config) = (self.engine.store.clone(), lowered.config.clone());
-        let options =
-            AssembleOptions { source_date_epoch: self.epoch()?, ..AssembleOptions::default() };
+        let options = AssembleOptions {
+            source_date_epoch: source_date_epoch(self.options)?,
+            ..AssembleOptions::default()
+        };
         let assembled = tokio::task::spawn_blocking(move || {
             exporter::assemble(&store, snapshot.as_ref(), base.as_ref(), config, &options)
         })
@@ -122,7 +125,7 @@ impl Exporter<'_> {
                 self.settle(step, result)
             }
             OutputKind::Docker { dest } => {
-                if built.len() > 1 {
+                if self.makes_index(built) {
                     return Err(CliError::input(
                         "docker exporter does not currently support exporting manifest lists",
                     )
@@ -158,10 +161,16 @@ impl Exporter<'_> {
     }
 
     fn name(&self, built: &[Built], names: &[ImageName], step: StepId) -> Result<(), CliError> {
+        let index = self.index(built);
+        if let Some((descriptor, bytes)) = &index {
+            self.progress.log(step, &format!("writing index {}", descriptor.digest()));
+            self.engine.store.blobs().put(bytes).map_err(store_error)?;
+        }
+        let index = index.map(|(_, bytes)| Digest::of(&bytes));
         for image in built.iter().filter_map(|built| built.image.as_ref()) {
             self.progress.log(step, &format!("writing image {}", image.config_digest));
             for name in names {
-                self.engine.store.images().tag(image, name).map_err(|error| {
+                self.engine.store.images().tag_pulled(image, name, index).map_err(|error| {
                     CliError::caused(format!("cannot name the image {}", name.familiar()), &error)
                 })?;
                 self.progress.log(step, &format!("naming to {name}"));
@@ -181,12 +190,7 @@ impl Exporter<'_> {
             return Err(CliError::input("nothing can be pushed without a name")
                 .hint("name the image with -t NAME[:TAG]"));
         }
-        let [Built { image: Some(image), .. }] = built else {
-            return Err(CliError::input(
-                "pushing an index of several platforms is not supported yet",
-            )
-            .hint("push one platform, or export the index with -o type=oci"));
-        };
+        let images: Vec<&Image> = built.iter().filter_map(|built| built.image.as_ref()).collect();
         let options = PushOptions {
             form: output.form,
             target: if by_digest { PushTarget::Digest } else { PushTarget::Name },
@@ -195,15 +199,16 @@ impl Exporter<'_> {
         for name in names {
             let step = self.progress.begin(&format!("pushing {name}"));
             let progress = |_: &cache::oci::Descriptor, _: u64, _: u64| {};
-            let pushed = exporter::push(
-                &self.engine.store,
-                self.registries,
-                image,
-                name,
-                &options,
-                &progress,
-            )
-            .await;
+            let (store, registries) = (&self.engine.store, self.registries);
+            let pushed = match images[..] {
+                [image] if !self.makes_index(built) => {
+                    exporter::push(store, registries, image, name, &options, &progress).await
+                }
+                _ => {
+                    exporter::push_index(store, registries, &images, name, &options, &progress)
+                        .await
+                }
+            };
             let digest = self.settle(
                 step,
                 pushed.map_err(|error| {
@@ -229,8 +234,12 @@ impl Exporter<'_> {
             .filter_map(|built| built.image.as_ref())
             .map(|image| SaveImage { image, names })
             .collect();
-        let options =
-            ArchiveOptions { format, form: output.form, annotations: output.annotations.clone() };
+        let options = ArchiveOptions {
+            format,
+            form: output.form,
+            annotations: output.annotations.clone(),
+            index: self.makes_index(built),
+        };
         let store = &self.engine.store;
         let written = match dest {
             Destination::File(path) if is_directory => {
@@ -253,18 +262,19 @@ impl Exporter<'_> {
     }
 
     fn tar(&self, dest: &Destination, built: &[Built]) -> Result<(), CliError> {
-        let [built] = built else {
-            return Err(CliError::input("a tar of several platforms is not supported yet"));
-        };
-        let epoch = self.epoch()?;
+        let epoch = source_date_epoch(self.options)?;
+        let places: Vec<String> = built.iter().map(|one| self.place(one, built)).collect();
+        let trees: Vec<(&str, Option<&Snapshot>)> = places
+            .iter()
+            .zip(built)
+            .map(|(place, one)| (place.as_str(), one.snapshot.as_ref()))
+            .collect();
         let written = match dest {
-            Destination::File(path) => {
-                exporter::write_tar(built.snapshot.as_ref(), epoch, Archive::File(path))
-            }
+            Destination::File(path) => exporter::write_tars(&trees, epoch, Archive::File(path)),
             Destination::Stdout => {
                 stdout_takes_data()?;
                 let mut stdout = std::io::stdout().lock();
-                exporter::write_tar(built.snapshot.as_ref(), epoch, Archive::Writer(&mut stdout))
+                exporter::write_tars(&trees, epoch, Archive::Writer(&mut stdout))
             }
         };
         written.map_err(|error| CliError::caused("cannot write the tar", &error))
@@ -273,13 +283,10 @@ impl Exporter<'_> {
     fn local(&self, dest: &Path, delete: bool, built: &[Built]) -> Result<(), CliError> {
         let options = LocalOptions {
             mode: if delete { LocalMode::Delete } else { LocalMode::Merge },
-            source_date_epoch: self.epoch()?,
+            source_date_epoch: source_date_epoch(self.options)?,
         };
         for one in built {
-            let directory = match built.len() {
-                1 => dest.to_owned(),
-                _ => dest.join(one.platform.to_string().replace('/', "_")),
-            };
+            let directory = dest.join(self.place(one, built));
             exporter::write_local(one.snapshot.as_ref(), options, &directory).map_err(|error| {
                 CliError::caused(
                     format!("cannot write the files to `{}`", directory.display()),
@@ -290,13 +297,22 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    fn epoch(&self) -> Result<Option<i64>, CliError> {
-        match self.options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
-            None | Some("") => Ok(None),
-            Some(text) => text
-                .parse()
-                .map(Some)
-                .map_err(|_| CliError::input(format!("invalid SOURCE_DATE_EPOCH: {text}"))),
+    /// Whether the result is an index, be it of one platform (`BUILDKIT_MULTI_PLATFORM`).
+    fn makes_index(&self, built: &[Built]) -> bool {
+        built.len() > 1 || is_on(self.options.build_args.get("BUILDKIT_MULTI_PLATFORM"))
+    }
+
+    /// The index of what was built, as it is in the local store; `None` for a single image.
+    fn index(&self, built: &[Built]) -> Option<(Descriptor, Vec<u8>)> {
+        let images: Vec<&Image> = built.iter().filter_map(|built| built.image.as_ref()).collect();
+        (self.makes_index(built) && !images.is_empty()).then(|| exporter::index(&images))
+    }
+
+    /// The directory of one platform's files: none of its own if it is the only one.
+    fn place(&self, one: &Built, built: &[Built]) -> String {
+        match self.makes_index(built) {
+            true => one.platform.to_string().replace('/', "_"),
+            false => String::new(),
         }
     }
 
@@ -313,7 +329,9 @@ impl Exporter<'_> {
             let mut metadata = json!({});
             if let Some(image) = image {
                 metadata["containerimage.config.digest"] = json!(image.config_digest);
-                metadata["containerimage.digest"] = json!(image.manifest_digest);
+                let index = self.index(built).map(|(_, bytes)| Digest::of(&bytes));
+                let digest = index.unwrap_or(image.manifest_digest);
+                metadata["containerimage.digest"] = json!(digest);
             }
             if !names.is_empty() {
                 metadata["image.name"] = json!(names.join(","));
@@ -321,6 +339,17 @@ impl Exporter<'_> {
             write_whole(path, format!("{metadata:#}\n").as_bytes())?;
         }
         Ok(())
+    }
+}
+
+/// `SOURCE_DATE_EPOCH` in seconds, if it is given.
+pub(super) fn source_date_epoch(options: &BuildOptions) -> Result<Option<i64>, CliError> {
+    match options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            CliError::input(format!("invalid SOURCE_DATE_EPOCH: {text}"))
+                .hint("it is a number of seconds since 1970")
+        }),
     }
 }
 
@@ -332,30 +361,4 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs_err::rename(&name, path));
     written.map_err(|error| CliError::caused(format!("cannot write `{}`", path.display()), &error))
-}
-
-/// Loads an `oci-layout://` context into the store and gives the name it has there.
-pub(super) fn load_layout(engine: &Engine, name: &str, path: &Path) -> Result<ImageName, CliError> {
-    let text = path.display().to_string();
-    let (path, digest) = match text.split_once('@') {
-        Some((path, digest)) => (path.to_owned(), Some(digest.to_owned())),
-        None => (text.clone(), None),
-    };
-    let loaded = exporter::load_directory(&engine.store, Path::new(&path)).map_err(|error| {
-        CliError::caused(format!("cannot load the build context `{name}` from `{path}`"), &error)
-    })?;
-    let chosen = loaded.iter().find(|loaded| match &digest {
-        Some(digest) => loaded.image.manifest_digest.to_string() == *digest,
-        None => loaded.image.config.platform().matches(&Platform::host()),
-    });
-    let chosen = chosen.ok_or_else(|| {
-        CliError::input(format!("the layout `{path}` has no image for the build context `{name}`"))
-    })?;
-    let reference = format!("strake.local/context@{}", chosen.image.manifest_digest);
-    let image: ImageName =
-        reference.parse().map_err(|error| CliError::internal(format!("{error}")))?;
-    engine.store.images().tag(&chosen.image, &image).map_err(|error| {
-        CliError::caused(format!("cannot keep the build context `{name}`"), &error)
-    })?;
-    Ok(image)
 }

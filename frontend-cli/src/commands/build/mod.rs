@@ -2,8 +2,11 @@
 //!
 //! read and parse → plan → resolve images → lower → solve → assemble → export
 
+mod check;
+mod contexts;
 mod export;
 mod failure;
+mod findings;
 mod forward;
 pub(crate) mod images;
 pub(crate) mod options;
@@ -24,26 +27,36 @@ use solver::{EventSender, Solution, Solver, SolverOptions};
 use super::engine::{Engine, Needs, registries, store_error};
 use super::{say, why};
 use crate::args::BuildArgs;
-use crate::dockerfile::{LowerError, Lowered, NamedContext, Plan, RequestedImage, Settings, lower};
+use crate::dockerfile::{
+    LowerError, Lowered, NamedContext, Plan, RequestedImage, Settings, lower, stage_names,
+};
 use crate::progress::{self, Outcome, Progress};
 use crate::report::CliError;
+use contexts::NamedContexts;
 use export::{Built, Exporter};
 use failure::FailureReporter;
+use findings::Findings;
 use images::ImageResolver;
-use options::{BuildOptions, ContextValue};
+use options::BuildOptions;
 use source::BuildSource;
 
 /// Triggers may name images whose triggers name images; nobody means more rounds than this.
 const MAX_LOWERING_ROUNDS: usize = 16;
 
 pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, CliError> {
+    let call = check::Call::parse(if args.check { "check" } else { &args.call })?;
     let options = BuildOptions::new(args)?;
+    if let Some(call) = call {
+        return check::call(root, &options, call);
+    }
+    export::source_date_epoch(&options)?;
     let engine = Engine::open(root, Needs::Containers)?;
-    let source = BuildSource::open(&options, &engine.store)?;
+    let source = BuildSource::open(&options, &engine)?;
+    let named = NamedContexts::open(&engine, &options)?;
     let (progress, view) = progress::start(options.progress);
-    let result = engine.block_on(build_image(&engine, &options, &source, &progress));
+    let result = engine.block_on(build_image(&engine, &options, &source, &named, &progress));
     drop(progress);
-    view.finish();
+    findings::list(&view.finish().warnings, options.progress);
     let built = result?;
     if options.quiet
         && let Some(id) = built.iter().find_map(Built::id)
@@ -57,6 +70,7 @@ async fn build_image(
     engine: &Engine,
     options: &BuildOptions,
     source: &BuildSource,
+    named: &NamedContexts,
     progress: &Progress,
 ) -> Result<Vec<Built>, CliError> {
     let reporter = FailureReporter::new(source);
@@ -69,7 +83,6 @@ async fn build_image(
         pull: options.pull,
         found: BTreeMap::new(),
     };
-    let (contexts, directories) = named_contexts(engine, options)?;
     let platforms = match &options.platforms[..] {
         [] => vec![Platform::host()],
         platforms => platforms.to_vec(),
@@ -77,10 +90,15 @@ async fn build_image(
 
     let mut definition = Definition::new();
     let mut targets = Vec::new();
+    let mut findings = Findings::default();
     for platform in &platforms {
-        let settings = settings(options, source, &contexts, platform, platforms.len() > 1);
+        let settings = settings(options, source, &named.contexts, platform, platforms.len() > 1);
+        if targets.is_empty() {
+            findings = Findings::of_file(&parsed, &settings);
+        }
         let plan =
             Plan::new(&parsed.dockerfile, &settings).map_err(|faults| reporter.faults(faults))?;
+        findings.add_plan(&plan);
         let lowered = lower_with_images(
             &parsed,
             &plan,
@@ -92,19 +110,22 @@ async fn build_image(
         )
         .await?;
         definition.target(lowered.edge).map_err(|error| CliError::internal(error.to_string()))?;
-        for (rule, fault) in plan.warnings.iter().chain(&lowered.warnings) {
-            progress.warn(reporter.warning(rule, fault));
-        }
+        findings.add_lowered(&lowered, source, |_| true);
         targets.push((platform.clone(), lowered));
     }
-    warn_unused_build_args(options, &parsed, &targets, progress);
+    let used: Vec<String> =
+        targets.iter().flat_map(|(_, lowered)| lowered.used_build_args.iter().cloned()).collect();
+    findings.add_unused_build_args(options, &parsed, &used);
+    findings::report(&findings.reported(&parsed), &parsed, progress)?;
 
     let worker = Arc::new(LocalWorker::new(LocalWorkerConfig {
         store: engine.store.clone(),
         spawner: engine.spawner()?,
         identity: engine.identity()?,
         registries: registries.clone(),
-        contexts: directories
+        contexts: named
+            .directories
+            .clone()
             .into_iter()
             .chain([("context".to_owned(), source.directory.clone())])
             .collect(),
@@ -116,7 +137,7 @@ async fn build_image(
     let definition = Arc::new(definition);
     let solution = solve(engine, options, &reporter, &worker, definition.clone(), progress).await?;
 
-    let scope = why::scope(&source.directory, &source.file, options.target.as_deref());
+    let scope = why::scope(&source.origin, &source.file, options.target.as_deref());
     why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
     let exporter =
         Exporter { engine, options, registries: &registries, resolver: &resolver, progress };
@@ -132,26 +153,24 @@ fn parse(
     progress: &Progress,
 ) -> Result<Parsed, CliError> {
     let step = progress.begin(&format!("[internal] load build definition from {}", source.file));
-    let check = options
-        .build_args
-        .get("BUILDKIT_DOCKERFILE_CHECK")
-        .map(|text| parser::Checks::parse(text))
-        .transpose()
-        .map_err(|message| CliError::input(format!("BUILDKIT_DOCKERFILE_CHECK: {message}")))?;
+    let check = check_override(options)?;
     let parsed = parser::parse_with(&source.text, &ParseOptions { check });
     if parsed.has_errors() {
         progress.finish(step, Outcome::Failed("the Dockerfile has errors".into()));
         return Err(reporter.parse_errors(&parsed.diagnostics));
     }
     progress.finish(step, Outcome::Done);
-    for diagnostic in &parsed.diagnostics {
-        let line = parsed.lines.line(diagnostic.span.start);
-        progress.warn(format!("{diagnostic} ({}:{line})", source.file));
-    }
-    if let Some(violation) = parsed.dockerfile.directives.check.violation(&parsed.diagnostics) {
-        return Err(CliError::input(violation));
-    }
     Ok(parsed)
+}
+
+/// The checks that the command line chooses instead of the file's own.
+fn check_override(options: &BuildOptions) -> Result<Option<parser::Checks>, CliError> {
+    options
+        .build_args
+        .get("BUILDKIT_DOCKERFILE_CHECK")
+        .map(|text| parser::Checks::parse(text))
+        .transpose()
+        .map_err(|message| CliError::input(format!("BUILDKIT_DOCKERFILE_CHECK: {message}")))
 }
 
 fn settings(
@@ -191,39 +210,6 @@ fn allowed(options: &BuildOptions) -> Vec<String> {
     allow
 }
 
-/// The named contexts as the plan sees them, and the directories among them.
-type Contexts = (BTreeMap<String, NamedContext>, BTreeMap<String, PathBuf>);
-
-fn named_contexts(engine: &Engine, options: &BuildOptions) -> Result<Contexts, CliError> {
-    let mut contexts = BTreeMap::new();
-    let mut directories = BTreeMap::new();
-    for (name, value) in &options.contexts {
-        let context = match value {
-            ContextValue::Other(context) => context.clone(),
-            ContextValue::Directory(directory) => {
-                if !directory.is_dir() {
-                    return Err(CliError::input(format!(
-                        "the build context `{name}` is not a directory: {}",
-                        directory.display()
-                    )));
-                }
-                let ignore = directory.join(".dockerignore");
-                let excludes = match ignore.is_file() {
-                    true => source::read_ignore_file(&ignore)?.rules(),
-                    false => Vec::new(),
-                };
-                directories.insert(name.clone(), directory.clone());
-                NamedContext::Local { excludes }
-            }
-            ContextValue::OciLayout { path } => {
-                NamedContext::Image(export::load_layout(engine, name, path)?)
-            }
-        };
-        contexts.insert(name.clone(), context);
-    }
-    Ok((contexts, directories))
-}
-
 async fn lower_with_images(
     parsed: &Parsed,
     plan: &Plan,
@@ -234,8 +220,9 @@ async fn lower_with_images(
     progress: &Progress,
 ) -> Result<Lowered, CliError> {
     let mut requests = plan.images.clone();
+    let stages = stage_names(&parsed.dockerfile);
     for _ in 0..MAX_LOWERING_ROUNDS {
-        resolver.resolve(&requests, progress, &|span| reporter.excerpt(span)).await?;
+        resolver.resolve(&requests, &stages, progress, &|span| reporter.excerpt(span)).await?;
         // A round that turns out to need more images leaves vertices behind; they must not stay.
         let mut attempt = definition.clone();
         match lower(&parsed.dockerfile, plan, settings, &resolver.resolved(), &mut attempt) {
@@ -253,40 +240,6 @@ async fn lower_with_images(
         }
     }
     Err(CliError::input("the ONBUILD triggers of the base images name ever more images"))
-}
-
-/// Decision D7: an argument that nothing declared is most often a typo.
-fn warn_unused_build_args(
-    options: &BuildOptions,
-    parsed: &Parsed,
-    targets: &[(Platform, Lowered)],
-    progress: &Progress,
-) {
-    let declared: Vec<&str> = parsed
-        .dockerfile
-        .stages
-        .iter()
-        .flat_map(|stage| &stage.instructions)
-        .filter_map(|instruction| match &instruction.kind {
-            parser::InstructionKind::Arg(arg) => Some(arg),
-            _ => None,
-        })
-        .chain(parsed.dockerfile.global_args.iter().map(|instruction| &instruction.kind))
-        .flat_map(|arg| arg.args.iter().map(|definition| definition.name.as_str()))
-        .collect();
-    for name in options.build_args.keys() {
-        let is_predefined = name.starts_with("BUILDKIT_")
-            || name == "SOURCE_DATE_EPOCH"
-            || name.to_lowercase().ends_with("_proxy");
-        let is_used = declared.contains(&name.as_str())
-            || targets.iter().any(|(_, lowered)| lowered.used_build_args.contains(name));
-        if !is_predefined && !is_used {
-            let near = crate::dockerfile::nearest(name, declared.iter().copied());
-            let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
-            progress
-                .warn(format!("the build argument {name} was not used: no ARG declares it{hint}"));
-        }
-    }
 }
 
 async fn solve(

@@ -157,14 +157,25 @@ fn build_contexts(specs: &[String]) -> Result<BTreeMap<String, ContextValue>, Cl
             }
         } else if let Some(path) = value.strip_prefix("oci-layout://") {
             ContextValue::OciLayout { path: path.into() }
-        } else if crate::dockerfile::GitUrl::is_git(value) {
-            ContextValue::Other(NamedContext::Git(value.to_owned()))
+        } else if super::source::git_address(value).is_some() {
+            ContextValue::Other(NamedContext::Git(
+                super::source::git_address(value).unwrap_or_default(),
+            ))
         } else if value.starts_with("http://") || value.starts_with("https://") {
             ContextValue::Other(NamedContext::Http(value.to_owned()))
         } else {
             ContextValue::Directory(value.into())
         };
-        contexts.insert(name.to_lowercase(), value);
+        let name = match name.split_once("::") {
+            None => name.to_lowercase(),
+            Some((name, platform)) => {
+                let platform: Platform = platform.parse().map_err(|error| {
+                    CliError::input(format!("invalid --build-context `{spec}`: {error}"))
+                })?;
+                format!("{}::{platform}", name.to_lowercase())
+            }
+        };
+        contexts.insert(name, value);
     }
     Ok(contexts)
 }

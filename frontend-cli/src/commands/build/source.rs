@@ -1,17 +1,21 @@
 //! Where the Dockerfile and the files of a build come from.
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use cache::Store;
 use executor::context::UnpackedContext;
 use parser::IgnoreLine;
 
 use super::options::BuildOptions;
+use crate::commands::engine::Engine;
+use crate::dockerfile::{GitUrl, git_source};
 use crate::report::{CliError, ErrorKind, Excerpt, Problem};
 
 /// A Dockerfile is never larger; BuildKit refuses more than this too.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
+
+/// A context from the network is never larger; it is unpacked into the store.
+const CONTEXT_LIMIT: u64 = 64 << 30;
 
 /// The Dockerfile, its ignore file and the directory of its context.
 pub(super) struct BuildSource {
@@ -19,6 +23,8 @@ pub(super) struct BuildSource {
     pub(super) file: String,
     pub(super) text: Vec<u8>,
     pub(super) directory: PathBuf,
+    /// What the context is to the user, from one build to the next: its directory or address.
+    pub(super) origin: PathBuf,
     pub(super) ignore: IgnoreFile,
     /// A context that came as an archive lives as long as this.
     _unpacked: Option<UnpackedContext>,
@@ -51,18 +57,33 @@ impl Drop for EmptyDirectory {
 }
 
 impl BuildSource {
-    pub(super) fn open(options: &BuildOptions, store: &Store) -> Result<Self, CliError> {
-        match options.context.as_str() {
-            "-" => BuildSource::from_stdin(options, store),
-            url if url.contains("://") || crate::dockerfile::GitUrl::is_git(url) => {
-                Err(CliError::input(format!("a build context from `{url}` is not supported yet"))
-                    .hint("clone or download it and name the directory"))
-            }
-            directory => BuildSource::from_directory(options, PathBuf::from(directory)),
-        }
+    /// Whether a context is no directory of the user's, but comes as an archive or a checkout.
+    pub(super) fn is_foreign(context: &str) -> bool {
+        context == "-" || is_http(context) || git_address(context).is_some()
     }
 
-    fn from_directory(options: &BuildOptions, directory: PathBuf) -> Result<Self, CliError> {
+    pub(super) fn open(options: &BuildOptions, engine: &Engine) -> Result<Self, CliError> {
+        let context = options.context.as_str();
+        if context == "-" {
+            return BuildSource::from_stdin(options, engine);
+        }
+        if let Some(address) = git_address(context) {
+            let keep = is_on(options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
+            let unpacked = check_out(engine, options, &address, keep)?;
+            return BuildSource::from_unpacked(options, engine, unpacked);
+        }
+        if is_http(context) {
+            let file = download(engine, context, CONTEXT_LIMIT)?;
+            return BuildSource::from_stream(options, engine, Box::new(file), context);
+        }
+        BuildSource::from_directory(options, engine, PathBuf::from(context))
+    }
+
+    fn from_directory(
+        options: &BuildOptions,
+        engine: &Engine,
+        directory: PathBuf,
+    ) -> Result<Self, CliError> {
         let meta = fs_err::metadata(&directory).map_err(|error| {
             CliError::input(format!(
                 "unable to prepare context: path \"{}\" not found",
@@ -86,55 +107,84 @@ impl BuildSource {
                 read_limited(&mut std::io::stdin().lock(), "standard input")?,
                 None,
             ),
+            Some(url) if is_http(url) => (url.to_owned(), download_text(engine, url)?, None),
             Some(file) => (file.to_owned(), read_file(Path::new(file))?, Some(PathBuf::from(file))),
             None => find_dockerfile(&directory)?,
         };
         let ignore = find_ignore_file(&directory, path.as_deref())?;
-        Ok(BuildSource { file, text, directory, ignore, _unpacked: None, _empty: None })
+        let origin = directory.clone();
+        Ok(BuildSource { file, text, directory, origin, ignore, _unpacked: None, _empty: None })
+    }
+
+    /// A context that came from elsewhere. Its ignore file does not count: who sent it chose what
+    /// is in it.
+    fn from_unpacked(
+        options: &BuildOptions,
+        engine: &Engine,
+        unpacked: UnpackedContext,
+    ) -> Result<Self, CliError> {
+        let directory = unpacked.path().to_owned();
+        let (file, text) = match options.file.as_deref() {
+            Some("-") => (
+                "Dockerfile".to_owned(),
+                read_limited(&mut std::io::stdin().lock(), "standard input")?,
+            ),
+            Some(url) if is_http(url) => (url.to_owned(), download_text(engine, url)?),
+            Some(file) => (file.to_owned(), read_beneath(&directory, file)?),
+            None => {
+                let name = ["Dockerfile", "dockerfile"]
+                    .into_iter()
+                    .find(|name| directory.join(name).symlink_metadata().is_ok())
+                    .ok_or_else(|| no_dockerfile(&directory, "the context"))?;
+                (name.to_owned(), read_beneath(&directory, name)?)
+            }
+        };
+        Ok(BuildSource {
+            file,
+            text,
+            directory,
+            origin: options.context.clone().into(),
+            ignore: IgnoreFile::default(),
+            _unpacked: Some(unpacked),
+            _empty: None,
+        })
     }
 
     /// `-`: a tar archive is the context, anything else the Dockerfile of a build without files.
-    fn from_stdin(options: &BuildOptions, store: &Store) -> Result<Self, CliError> {
+    fn from_stdin(options: &BuildOptions, engine: &Engine) -> Result<Self, CliError> {
         if options.file.as_deref() == Some("-") {
             return Err(CliError::input(
                 "invalid argument: can't use stdin for both build context and dockerfile",
             ));
         }
-        let mut stdin = std::io::stdin();
+        let stdin = std::io::stdin();
         if stdin.is_terminal() {
             return Err(CliError::input("standard input is a terminal, not a context")
                 .hint("pipe a tar archive or a Dockerfile into the command"));
         }
+        BuildSource::from_stream(options, engine, Box::new(stdin), "standard input")
+    }
+
+    fn from_stream(
+        options: &BuildOptions,
+        engine: &Engine,
+        mut stream: Box<dyn Read + Send>,
+        what: &str,
+    ) -> Result<Self, CliError> {
         let mut head = Vec::new();
-        (&mut stdin).take(1024).read_to_end(&mut head).map_err(|error| {
-            CliError::caused("cannot read the context from standard input", &error)
+        (&mut stream).take(1024).read_to_end(&mut head).map_err(|error| {
+            CliError::caused(format!("cannot read the context from {what}"), &error)
         })?;
-        let rest = std::io::Cursor::new(head.clone()).chain(stdin);
-        if is_archive(&head) {
-            let unpacked = executor::context::from_tar(rest, store).map_err(|error| {
-                CliError::caused("cannot unpack the context from standard input", &error)
+        let is_archive = executor::context::is_archive(&head);
+        let mut whole = std::io::Cursor::new(head).chain(stream);
+        if is_archive {
+            let unpacked = executor::context::from_tar(whole, &engine.store).map_err(|error| {
+                CliError::caused(format!("cannot unpack the context from {what}"), &error)
             })?;
-            let directory = unpacked.path().to_owned();
-            let (file, text) = match options.file.as_deref() {
-                Some(file) => (file.to_owned(), read_beneath(&directory, file)?),
-                None => {
-                    let (file, text, _) = find_dockerfile(&directory)?;
-                    (file, text)
-                }
-            };
-            let ignore = IgnoreFile::default();
-            return Ok(BuildSource {
-                file,
-                text,
-                directory,
-                ignore,
-                _unpacked: Some(unpacked),
-                _empty: None,
-            });
+            return BuildSource::from_unpacked(options, engine, unpacked);
         }
-        let mut rest = rest;
-        let text = read_limited(&mut rest, "standard input")?;
-        let directory = store.contexts_dir().join(format!("empty-{}", std::process::id()));
+        let text = read_limited(&mut whole, what)?;
+        let directory = engine.store.contexts_dir().join(format!("empty-{}", std::process::id()));
         fs_err::create_dir_all(&directory)
             .map_err(|error| CliError::caused("cannot make an empty context", &error))?;
         Ok(BuildSource {
@@ -142,6 +192,7 @@ impl BuildSource {
             text,
             _empty: Some(EmptyDirectory(directory.clone())),
             directory,
+            origin: options.context.clone().into(),
             ignore: IgnoreFile::default(),
             _unpacked: None,
         })
@@ -153,6 +204,68 @@ impl BuildSource {
     }
 }
 
+/// The git address that a context is, if it is one. `github.com/…` is one without a scheme.
+pub(super) fn git_address(text: &str) -> Option<String> {
+    if text.starts_with("github.com/") && !Path::new(text).exists() {
+        return Some(format!("https://{text}"));
+    }
+    GitUrl::is_git(text).then(|| text.to_owned())
+}
+
+/// Checks out a git address as a directory.
+pub(super) fn check_out(
+    engine: &Engine,
+    options: &BuildOptions,
+    address: &str,
+    keep_git_dir: bool,
+) -> Result<UnpackedContext, CliError> {
+    let source =
+        git_source(address, keep_git_dir.then_some(true), None).map_err(CliError::input)?;
+    engine.block_on(async {
+        executor::context::from_git(&source, &options.secrets, &options.ssh, &engine.store)
+            .await
+            .map_err(|error| CliError::caused("cannot get the build context", &error))
+    })
+}
+
+/// An archive behind an address as a directory; `None` if what is there is no archive.
+pub(super) fn download_archive(
+    engine: &Engine,
+    url: &str,
+) -> Result<Option<UnpackedContext>, CliError> {
+    let mut file = download(engine, url, CONTEXT_LIMIT)?;
+    let mut head = Vec::new();
+    let read = (&mut file).take(1024).read_to_end(&mut head).and_then(|_| file.rewind());
+    read.map_err(|error| CliError::caused(format!("cannot read `{url}`"), &error))?;
+    if !executor::context::is_archive(&head) {
+        return Ok(None);
+    }
+    executor::context::from_tar(file, &engine.store)
+        .map(Some)
+        .map_err(|error| CliError::caused(format!("cannot unpack `{url}`"), &error))
+}
+
+fn download(engine: &Engine, url: &str, limit: u64) -> Result<std::fs::File, CliError> {
+    engine.block_on(async {
+        executor::context::download(url, limit)
+            .await
+            .map_err(|error| CliError::caused("cannot get what the build is made of", &error))
+    })
+}
+
+fn download_text(engine: &Engine, url: &str) -> Result<Vec<u8>, CliError> {
+    read_limited(&mut download(engine, url, DOCKERFILE_LIMIT)?, url)
+}
+
+fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// Whether a switch among the build arguments is on.
+pub(super) fn is_on(value: Option<&String>) -> bool {
+    value.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+}
+
 /// `Dockerfile`, or `dockerfile` where there is only that.
 fn find_dockerfile(directory: &Path) -> Result<(String, Vec<u8>, Option<PathBuf>), CliError> {
     for name in ["Dockerfile", "dockerfile"] {
@@ -161,15 +274,19 @@ fn find_dockerfile(directory: &Path) -> Result<(String, Vec<u8>, Option<PathBuf>
             return Ok((name.to_owned(), read_file(&path)?, Some(path)));
         }
     }
-    let error = CliError::input(format!("there is no Dockerfile in `{}`", directory.display()));
+    Err(no_dockerfile(directory, &format!("`{}`", directory.display())))
+}
+
+fn no_dockerfile(directory: &Path, place: &str) -> CliError {
+    let error = CliError::input(format!("there is no Dockerfile in {place}"));
     let near = fs_err::read_dir(directory).into_iter().flatten().flatten().find_map(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         (name.to_lowercase().contains("dockerfile") || name == "Containerfile").then_some(name)
     });
-    Err(match near {
+    match near {
         Some(name) => error.hint(format!("did you mean `-f {}`?", directory.join(name).display())),
         None => error.hint("name it with -f FILE, or the directory that has it"),
-    })
+    }
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` of the context.
@@ -254,10 +371,4 @@ fn read_limited(reader: &mut dyn Read, what: &str) -> Result<Vec<u8>, CliError> 
         )));
     }
     Ok(text)
-}
-
-/// Whether bytes start like a tar archive, plain or compressed.
-fn is_archive(head: &[u8]) -> bool {
-    const MAGICS: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    MAGICS.iter().any(|magic| head.starts_with(magic)) || head.get(257..262) == Some(b"ustar")
 }

@@ -276,6 +276,7 @@ impl Lowering<'_> {
         let is_add = transfer.keyword == "ADD";
         if is_add && GitUrl::is_git(text) {
             return git_source(text, transfer.keep_git_dir, checksum.as_deref())
+                .map(SourceOp::Git)
                 .map(Some)
                 .map_err(|message| Fault::new(message, span));
         }
@@ -376,18 +377,18 @@ pub(super) fn http_source(url: &str, checksum: Option<Digest>, mode: u32) -> Sou
     })
 }
 
-pub(super) fn git_source(
+pub(crate) fn git_source(
     text: &str,
     keep_git_dir: Option<bool>,
     checksum: Option<&str>,
-) -> Result<SourceOp, String> {
+) -> Result<GitSource, String> {
     let url = GitUrl::parse(text)?;
     if let (Some(flag), Some(query)) = (keep_git_dir, url.keep_git_dir)
         && flag != query
     {
         return Err("inconsistent keep-git-dir configuration".into());
     }
-    Ok(SourceOp::Git(GitSource {
+    Ok(GitSource {
         url: url.remote,
         reference: url.reference,
         subdir: url.subdir,
@@ -395,7 +396,7 @@ pub(super) fn git_source(
         checksum: checksum.map(str::to_owned).or(url.checksum),
         submodules: url.submodules,
         commit_time: url.commit_time,
-    }))
+    })
 }
 
 /// `user[:group]`, by name or number. `:group` is a group of root's.

@@ -33,6 +33,7 @@ use super::lint;
 use super::plan::{
     Base, ImageRequest, NamedContext, Origin, Plan, Reference, ResolvedImages, Settings,
 };
+pub(crate) use copy::git_source;
 use stage::{StageState, Steps};
 
 /// A lowered target.
@@ -342,7 +343,7 @@ impl Lowering<'_> {
             NamedContext::Scratch | NamedContext::Image(_) => SourceOp::Scratch,
             NamedContext::Http(url) => copy::http_source(url, None, 0o600),
             NamedContext::Git(url) => match copy::git_source(url, None, None) {
-                Ok(op) => op,
+                Ok(source) => SourceOp::Git(source),
                 Err(message) => {
                     self.faults.push(Fault { message, span: None, hint: None });
                     return None;
