@@ -41,6 +41,15 @@ struct Item {
     known: Known,
 }
 
+/// The files of one selected path, or of one match of a pattern.
+struct Selected {
+    /// What counts of its name.
+    label: Vec<u8>,
+    /// Its path for people.
+    shown: Vec<u8>,
+    items: Vec<Item>,
+}
+
 impl SourceTree {
     /// The fingerprint of what `selector` names, with its parts. A literal path that is not there is
     /// an error, a pattern that matches nothing is not.
@@ -62,7 +71,7 @@ impl SourceTree {
                 self.select(path, &include, &exclude)?
             };
             fingerprint.add("path", &[]);
-            for (label, shown, items) in selected {
+            for Selected { label, shown, items } in selected {
                 fingerprint.add("selected", &label);
                 for item in items {
                     fingerprint.add("file", &item.encode());
@@ -79,7 +88,7 @@ impl SourceTree {
         path: &SelectPath,
         include: &PatternMatcher,
         exclude: &PatternMatcher,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>, Vec<Item>)>, ExecutorError> {
+    ) -> Result<Vec<Selected>, ExecutorError> {
         let filter = Filter { ignore: &self.ignore, include, exclude };
         let is_pattern = path.wildcard && has_wildcards(&path.path);
         let mut selected = Vec::new();
@@ -90,7 +99,7 @@ impl SourceTree {
             if items.is_empty() && !is_pattern {
                 self.check_visible(&path.path, &found)?;
             }
-            selected.push((label, shown, items));
+            selected.push(Selected { label, shown, items });
         }
         Ok(selected)
     }
@@ -109,7 +118,7 @@ impl SourceTree {
         &self,
         path: &SelectPath,
         exclude: &PatternMatcher,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>, Vec<Item>)>, ExecutorError> {
+    ) -> Result<Vec<Selected>, ExecutorError> {
         let pivoted = Pivoted::new(&path.path);
         let Some(found) = self.find_pivot(&path.path, &pivoted)? else { return Ok(Vec::new()) };
         let include = PatternMatcher::new(&[pivoted.pattern.as_str()])?;
@@ -118,7 +127,7 @@ impl SourceTree {
         if items.is_empty() && !pivoted.is_pattern {
             return Err(self.missing_below(&path.path, &found, &pivoted.pattern));
         }
-        Ok(vec![(Vec::new(), join(&found.path), items)])
+        Ok(vec![Selected { label: Vec::new(), shown: join(&found.path), items }])
     }
 
     /// The directory that `--parents` counts from; `None` if it is not there and a pattern follows.

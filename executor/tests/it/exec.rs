@@ -96,8 +96,8 @@ fn a_step_sees_what_buildkit_shows(machine: &Machine) {
 }
 
 fn the_working_directory_is_made_for_the_user(machine: &Machine) {
-    if matches!(machine.isolation.identity, Identity::Single { .. }) {
-        // Without ranges of ids there is no second user.
+    if let Identity::Single { reason, .. } = &machine.isolation.identity {
+        println!("  no second user to try: {reason}");
         return;
     }
     let scene = Scene::new(machine);

@@ -266,7 +266,9 @@ fn the_files_of_an_image_are_unpacked_when_needed(machine: &Machine) {
     let mut header = tar::Header::new_ustar();
     header.set_size(5);
     header.set_mode(0o644);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     tar.append_data(&mut header, "from-image", &b"image"[..]).unwrap();
     let layer = tar.into_inner().unwrap();
     let digest = scene.store.blobs().put(&layer).unwrap();
