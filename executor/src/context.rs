@@ -83,11 +83,26 @@ pub async fn download(url: &str, limit: u64) -> Result<std::fs::File, ExecutorEr
 pub fn new_directory(store: &Store) -> Result<UnpackedContext, ExecutorError> {
     let base = store.contexts_dir().join("unpacked");
     fs_err::create_dir_all(&base).map_err(ExecutorError::file("make the directory", &base))?;
+    sweep(&base, store)?;
     let dir = tempfile::Builder::new()
         .prefix(&format!("{}-", std::process::id()))
         .tempdir_in(&base)
         .map_err(ExecutorError::file("make a directory in", &base))?;
     Ok(UnpackedContext { root: dir.keep(), store: store.clone() })
+}
+
+/// Takes away what processes that were killed have left: names begin with the process id.
+fn sweep(base: &Path, store: &Store) -> Result<(), ExecutorError> {
+    for entry in fs_err::read_dir(base).map_err(ExecutorError::file("list", base))?.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.split_once('-')).map(|(id, _)| id);
+        let is_left = process
+            .is_some_and(|id| id.parse::<u32>().is_ok() && !Path::new("/proc").join(id).exists());
+        if is_left {
+            store.trash(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,6 +139,19 @@ mod tests {
             drop(context);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let base = store.contexts_dir().join("unpacked");
+        // No process has an id above the kernel's limit of 2^22.
+        let (left, ours) = (base.join("9999999-x"), base.join(format!("{}-x", std::process::id())));
+        fs_err::create_dir_all(&left).unwrap();
+        fs_err::create_dir_all(&ours).unwrap();
+        new_directory(&store).unwrap();
+        assert!(!left.exists() && ours.exists());
     }
 
     #[test]
