@@ -205,6 +205,14 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
 
+    /// Check the Dockerfile instead of building it: the same as --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub(crate) check: bool,
+
+    /// What is asked for: build, check, outline or targets, with `,format=json` as JSON
+    #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
+    pub(crate) call: String,
+
     /// How many steps may run at the same time [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) max_parallelism: Option<usize>,

@@ -88,7 +88,7 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
     let image = resolver
         .resolve_one(&name, &platform)
         .await
-        .map_err(|error| resolve_error(&name, &error, None))?;
+        .map_err(|error| resolve_error(&name, &error, None, None))?;
     let fetcher = ImageFetcher { store: engine.store.clone(), registries };
     fetcher.tree(&name, &image, &|_, _, _| {}).await.map_err(|error| {
         CliError::caused(format!("cannot fetch {}", name.familiar()), error.as_ref())

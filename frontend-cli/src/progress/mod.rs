@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+pub(crate) use rawjson::base64;
 pub(crate) use state::{Outcome, State, Step};
 
 use crate::args::ProgressMode;

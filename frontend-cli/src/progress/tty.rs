@@ -145,9 +145,7 @@ impl View for Tty {
 
     fn finish(&mut self, state: &State, out: &mut dyn Write) {
         self.draw(state, true, out);
-        for warning in &state.warnings {
-            let _ = write!(out, "WARN: {}\r\n", sanitize(warning, false));
-        }
+        
         failure_tails(state, out);
     }
 }

@@ -4,7 +4,7 @@
 use std::error::Error;
 
 use executor::ExecutorError;
-use parser::{Diagnostic, LineIndex};
+use parser::Diagnostic;
 use solver::llb::SourceLocation;
 use solver::{OpError, SolveError};
 
@@ -20,15 +20,13 @@ const TAIL_LINES: usize = 8;
 pub(super) struct FailureReporter<'a> {
     file: &'a str,
     text: String,
-    lines: LineIndex,
     ignore: &'a IgnoreFile,
 }
 
 impl<'a> FailureReporter<'a> {
     pub(super) fn new(source: &'a BuildSource) -> Self {
         let text = source.lossy();
-        let lines = LineIndex::new(text.as_bytes());
-        FailureReporter { file: &source.file, text, lines, ignore: &source.ignore }
+        FailureReporter { file: &source.file, text, ignore: &source.ignore }
     }
 
     pub(super) fn excerpt(&self, span: parser::Span) -> Excerpt {
@@ -67,14 +65,6 @@ impl<'a> FailureReporter<'a> {
         CliError::new(ErrorKind::Input, problems.collect())
     }
 
-    /// `Dockerfile:3: message`, for the progress.
-    pub(super) fn warning(&self, rule: &str, fault: &Fault) -> String {
-        let place =
-            fault.span.map(|span| format!(" ({}:{})", self.file, self.lines.line(span.start)));
-        let hint = fault.hint.as_ref().map(|hint| format!(", {hint}")).unwrap_or_default();
-        format!("{rule}: {}{hint}{}", fault.message, place.unwrap_or_default())
-    }
-
     pub(super) fn solve_error(&self, error: &SolveError) -> CliError {
         let SolveError::Op { vertex, cause, .. } = error else {
             return CliError::internal(chain(error));
@@ -87,6 +77,13 @@ impl<'a> FailureReporter<'a> {
             }
             OpError::Worker(cause) => self.worker_problem(instruction, cause.as_ref()),
         };
+        if let (solver::llb::Op::Exec(exec), OpError::Worker(cause)) = (&vertex.op, &**cause)
+            && let Some(ExecutorError::Runtime(runtime::RuntimeError::Exec { errno, .. })) =
+                cause.downcast_ref::<ExecutorError>()
+            && let Some(hint) = super::foreign::missing(&exec.platform, *errno)
+        {
+            problem = problem.hint(hint);
+        }
         if let Some(location) = &vertex.meta.source {
             problem = problem.at(self.excerpt_of(location, vertex.meta.stage.as_deref()));
         }

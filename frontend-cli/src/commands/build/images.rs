@@ -11,7 +11,7 @@ use cache::remote::{Registries, RemoteError};
 use cache::snapshot::Snapshot;
 use futures_util::future::try_join_all;
 
-use crate::dockerfile::{ImageRequest, RequestedImage, ResolvedImage, ResolvedImages};
+use crate::dockerfile::{ImageRequest, RequestedImage, ResolvedImage, ResolvedImages, nearest};
 use crate::progress::{Outcome, Progress};
 use crate::report::{CliError, ErrorKind, Excerpt, Problem, chain};
 
@@ -26,10 +26,12 @@ pub(crate) struct ImageResolver {
 }
 
 impl ImageResolver {
-    /// Resolves what is not resolved yet, all at the same time.
+    /// Resolves what is not resolved yet, all at the same time. A name that is not found may be a
+    /// misspelt one of `stages`.
     pub(super) async fn resolve(
         &mut self,
         requests: &[RequestedImage],
+        stages: &[String],
         progress: &Progress,
         excerpt: &(dyn Fn(parser::Span) -> Excerpt + Sync),
     ) -> Result<(), CliError> {
@@ -45,7 +47,12 @@ impl ImageResolver {
                 }
                 Err(error) => {
                     progress.finish(step, Outcome::Failed(error.to_string()));
-                    Err(resolve_error(&request.name, &error, wanted.span.map(excerpt)))
+                    if let Some(other) = this.other_platforms(request) {
+                        let excerpt = wanted.span.map(excerpt);
+                        return Err(platform_error(request, &other, &error, excerpt));
+                    }
+                    let near = nearest_stage(&request.name, stages);
+                    Err(resolve_error(&request.name, &error, wanted.span.map(excerpt), near))
                 }
             }
         }))
@@ -69,6 +76,16 @@ impl ImageResolver {
         Ok(resolved.image)
     }
 
+    /// The platforms for which the local store has an image that is wanted for another one.
+    fn other_platforms(&self, request: &ImageRequest) -> Option<String> {
+        let known = self.store.images().platforms(&request.name).ok()?;
+        let mut known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        known.sort();
+        known.dedup();
+        (!known.is_empty() && !known.contains(&request.platform.to_string()))
+            .then(|| known.join(", "))
+    }
+
     /// What the lowering needs to know.
     pub(super) fn resolved(&self) -> ResolvedImages {
         let identity = |image: &Image| ResolvedImage {
@@ -80,21 +97,52 @@ impl ImageResolver {
     }
 }
 
+fn platform_error(
+    request: &ImageRequest,
+    known: &str,
+    error: &RemoteError,
+    excerpt: Option<Excerpt>,
+) -> CliError {
+    let (name, platform) = (request.name.familiar(), &request.platform);
+    let mut problem =
+        Problem::new(format!("image `{name}` is here for {known}, not for {platform}"))
+            .note(chain(error));
+    if let Some(excerpt) = excerpt {
+        problem = problem.at(excerpt);
+    }
+    let problem = problem.hint(format!(
+        "pull or load it for {platform}, or start from what is here: FROM --platform={} {name}",
+        known.split(',').next().unwrap_or(known)
+    ));
+    CliError::new(ErrorKind::Environment, vec![problem])
+}
+
 pub(crate) fn resolve_error(
     name: &ImageName,
     error: &RemoteError,
     excerpt: Option<Excerpt>,
+    near_stage: Option<&str>,
 ) -> CliError {
     let mut problem =
         Problem::new(format!("cannot resolve image `{}`", name.familiar())).note(chain(error));
     if let Some(excerpt) = excerpt {
         problem = problem.at(excerpt);
     }
+    if let Some(stage) = near_stage {
+        problem = problem.hint(format!("did you mean the stage `{stage}`?"));
+    }
     problem = problem.hint(format!(
         "the image is not in the local store (`strake images`); import or load it there as `{}`, or make its registry reachable",
         name.familiar()
     ));
     CliError::new(ErrorKind::Environment, vec![problem])
+}
+
+/// The stage that was meant by an image name without a registry of its own.
+fn nearest_stage<'a>(name: &ImageName, stages: &'a [String]) -> Option<&'a str> {
+    let written = name.familiar();
+    let written = written.strip_suffix(":latest").unwrap_or(&written);
+    nearest(written, stages.iter().map(String::as_str))
 }
 
 /// Brings the layers of images here.
