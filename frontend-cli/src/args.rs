@@ -58,6 +58,9 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Bring what was stored to the disk (commands that store something start this one)
+    #[command(hide = true)]
+    SyncStore,
 }
 
 #[derive(Debug, Subcommand)]

@@ -65,6 +65,7 @@ pub(crate) fn load(root: Option<PathBuf>, args: &LoadArgs) -> Result<ExitCode, C
         }
     };
     let loaded = loaded.map_err(|error| CliError::caused("cannot load the archive", &error))?;
+    engine.sync_later();
     for one in &loaded {
         if args.quiet {
             continue;
@@ -126,6 +127,7 @@ pub(crate) fn import(root: Option<PathBuf>, args: &ImportArgs) -> Result<ExitCod
             .tag(&image, name)
             .map_err(|error| CliError::caused("cannot name the image", &error))?;
     }
+    engine.sync_later();
     say(image.config_digest);
     Ok(ExitCode::SUCCESS)
 }

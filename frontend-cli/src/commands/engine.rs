@@ -14,22 +14,28 @@ use cache::StoreError;
 use cache::image::Image;
 use cache::oci::{ImageName, Platform};
 use cache::remote::{CredentialFiles, Registries, RegistryConfig};
-use runtime::{Identity, Spawner};
+use runtime::{Identity, NetworkMode, Spawner};
 
 use crate::report::{CliError, chain};
 
 /// How long a command waits at its end for old trees to be deleted.
 const TRASH_PATIENCE: Duration = Duration::from_millis(0);
 
+/// The hidden command of [`Engine::sync_later`].
+pub(crate) const SYNC_COMMAND: &str = "sync-store";
+
 /// What a command does with the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// Reads or names images.
     Documents,
     /// Reads or writes file trees, whose files have any owner.
     Trees,
     /// Starts containers.
-    Containers,
+    Containers {
+        /// The network of the first one, whose namespaces are made while we do something else.
+        first: Option<NetworkMode>,
+    },
 }
 
 /// See the module.
@@ -46,22 +52,37 @@ impl Engine {
         let root = std::path::absolute(&root).unwrap_or(root);
         let identity = match needs {
             Needs::Documents => None,
-            Needs::Trees | Needs::Containers => Some(
+            Needs::Trees | Needs::Containers { .. } => Some(
                 runtime::isolate()
                     .map_err(|error| CliError::caused("cannot isolate this process", &error))?
                     .identity,
             ),
         };
         let spawner = match needs {
-            Needs::Containers => {
+            Needs::Containers { first } => {
                 let spawner = Spawner::start()
                     .map_err(|error| CliError::caused("cannot start containers", &error))?;
+                if let Some(network) = first {
+                    spawner.prepare(network);
+                }
                 Some(Arc::new(spawner))
             }
             _ => None,
         };
         let store = Store::open(&root).map_err(store_error)?;
         Ok(Engine { store, identity, spawner })
+    }
+
+    /// Brings what this command stored to the disk without waiting for it: a process of its own
+    /// does that, since one that ends has to wait for what its threads are writing.
+    pub(crate) fn sync_later(&self) {
+        use std::os::unix::process::CommandExt;
+        use std::process::{Command, Stdio};
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("--root").arg(self.store.root()).arg(SYNC_COMMAND);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Nothing is lost without it now: the next command that stores something tries again.
+        let _ = command.current_dir("/").process_group(0).spawn();
     }
 
     /// The helper that starts containers.
@@ -150,6 +171,13 @@ async fn interrupted() -> CliError {
         _ = interrupt.recv() => CliError::environment("interrupted").with_exit_code(130),
         _ = terminate.recv() => CliError::environment("terminated").with_exit_code(143),
     }
+}
+
+/// `sync-store`: what is not durable yet becomes so, however long the disk takes.
+pub(crate) fn sync_store(root: Option<PathBuf>) -> Result<std::process::ExitCode, CliError> {
+    let engine = Engine::open(root, Needs::Documents)?;
+    engine.store.sync_in_background().wait().map_err(store_error)?;
+    Ok(std::process::ExitCode::SUCCESS)
 }
 
 /// Registries with the user's own credentials.

@@ -43,6 +43,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Why(args) => why::why(root, &args),
         Command::Ps(args) => containers::list(root, &args),
         Command::Rm(args) => containers::remove(root, &args),
+        Command::SyncStore => engine::sync_store(root),
         Command::Completion(args) => {
             let mut command = Cli::command();
             clap_complete::generate(args.shell, &mut command, "strake", &mut std::io::stdout());

@@ -39,6 +39,7 @@ pub(crate) fn pull(root: Option<PathBuf>, args: &PullArgs) -> Result<ExitCode, C
     drop(progress);
     view.finish();
     pulled?;
+    engine.sync_later();
     say(&name);
     Ok(ExitCode::SUCCESS)
 }

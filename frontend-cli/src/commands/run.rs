@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cache::image::Image;
+use cache::image::unpack::layers_needed;
 use cache::oci::{ImageName, Platform};
 use cache::snapshot::ActiveSnapshot;
 use executor::{
@@ -43,11 +44,8 @@ fn run_container(root: Option<PathBuf>, args: &RunArgs) -> Result<ExitCode, CliE
         return Err(CliError::input("the input device is not a TTY").hint("leave out -t"));
     }
     let network = network(&args.network)?;
-    let engine = Engine::open(root, Needs::Containers)?;
-    let spawner = engine.spawner()?;
-    // The namespaces are made while we look for the image.
-    spawner.prepare(network);
-    let executor = Executor::new(spawner, &engine.identity()?);
+    let engine = Engine::open(root, Needs::Containers { first: Some(network) })?;
+    let executor = Executor::new(engine.spawner()?, &engine.identity()?);
     let status = engine.block_on_uninterrupted(async {
         let image = find_image(&engine, args).await?;
         start_and_wait(&engine, &executor, args, network, &image).await
@@ -55,7 +53,7 @@ fn run_container(root: Option<PathBuf>, args: &RunArgs) -> Result<ExitCode, CliE
     Ok(ExitCode::from(u8::try_from(status.shell_code() & 0xff).unwrap_or(u8::MAX)))
 }
 
-/// The image and its tree, fetched if it is not here and may be.
+/// The image with all its layers here, fetched if they are not and may be.
 async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> {
     let platform = match &args.platform {
         Some(text) => text
@@ -63,15 +61,23 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
             .map_err(|error| CliError::input(format!("invalid platform `{text}`: {error}")))?,
         None => Platform::host(),
     };
-    if args.pull != PullPolicy::Always {
-        let found = engine.store.images().find(&args.image, &platform);
-        let found = found.map_err(|error| CliError::caused("cannot look up the image", &error))?;
-        if let Some(image) = found {
-            return Ok(image);
+    let found = match args.pull {
+        PullPolicy::Always => None,
+        PullPolicy::Missing | PullPolicy::Never => {
+            let found = engine.store.images().find(&args.image, &platform);
+            found.map_err(|error| CliError::caused("cannot look up the image", &error))?
         }
-        if args.pull == PullPolicy::Never {
-            return engine.find_image(&args.image);
+    };
+    if let Some(image) = &found {
+        // A build that needed no file of its base knows it without its layers.
+        let missing = layers_needed(&engine.store, image)
+            .map_err(|error| CliError::caused("cannot read the image", &error))?;
+        if missing.is_empty() || args.pull == PullPolicy::Never {
+            return Ok(image.clone());
         }
+    } else if args.pull == PullPolicy::Never {
+        return engine.find_image(&args.image);
+    } else {
         // Without a terminal to watch, this line is all that explains the wait.
         eprintln!("Unable to find image '{}' locally", args.image);
     }
@@ -82,7 +88,7 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
     let resolver = ImageResolver {
         store: engine.store.clone(),
         registries: registries.clone(),
-        pull: true,
+        pull: found.is_none(),
         found: BTreeMap::new(),
     };
     let image = resolver
@@ -93,11 +99,6 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
     fetcher.tree(&name, &image, &|_, _, _| {}).await.map_err(|error| {
         CliError::caused(format!("cannot fetch {}", name.familiar()), error.as_ref())
     })?;
-    engine
-        .store
-        .images()
-        .tag(&image, &name)
-        .map_err(|error| CliError::caused("cannot name the image", &error))?;
     Ok(image)
 }
 
@@ -330,7 +331,13 @@ fn process(args: &RunArgs, network: NetworkMode, image: &Image) -> Result<Proces
     process.privileged = args.privileged;
     process.read_only = args.read_only;
     process.extra_hosts =
-        args.add_hosts.iter().map(|host| extra_host(host)).collect::<Result<_, _>>()?;
+        args.add_hosts.iter().map(|host| extra_host(host)).collect::<Result<Vec<_>, _>>()?;
+    for (_, address) in &mut process.extra_hosts {
+        if address == "host-gateway" {
+            *address = executor::host_address()
+                .map_err(|error| CliError::caused("cannot use --add-host", &error))?;
+        }
+    }
     Ok(process)
 }
 

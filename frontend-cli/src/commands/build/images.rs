@@ -73,6 +73,8 @@ impl ImageResolver {
             return Ok(image);
         }
         let resolved = self.registries.resolve(name, platform, self.store.blobs()).await?;
+        // The next build finds it here; its layers follow when a step needs them.
+        self.store.images().tag_pulled(&resolved.image, name, resolved.index)?;
         Ok(resolved.image)
     }
 
