@@ -30,4 +30,4 @@ pub use error::{ExcludedBy, ExecutorError};
 pub use executor::{Executor, ProcessIo, RunningProcess};
 pub use process::{DEFAULT_PATH, MountSource, Process, ProcessMount};
 pub use secrets::{MAX_SECRET, SecretStore, SshAgents};
-pub use worker::{LocalWorker, LocalWorkerConfig};
+pub use worker::{LocalWorker, LocalWorkerConfig, host_address};

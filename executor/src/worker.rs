@@ -41,6 +41,7 @@ use crate::merged::Owners;
 use crate::stat_cache::StatCache;
 use crate::{Executor, ExecutorError, SecretStore, SshAgents};
 
+pub use exec::host_address;
 pub(crate) use git::check_out_context;
 pub(crate) use http::download_context;
 

@@ -254,8 +254,12 @@ fn text(id: &str, value: Vec<u8>) -> Result<String, ExecutorError> {
     }
 }
 
-/// The address under which containers reach this machine: that of the way out.
-fn host_address() -> Result<String, ExecutorError> {
+/// The address under which containers reach this machine (`host-gateway`): that of the way out.
+///
+/// # Errors
+///
+/// [`ExecutorError::Process`] if there is no way out.
+pub fn host_address() -> Result<String, ExecutorError> {
     // Nothing is sent: connecting a datagram socket only asks the routing table.
     let address = UdpSocket::bind("0.0.0.0:0")
         .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()));

@@ -7,6 +7,7 @@ mod contexts;
 mod export;
 mod failure;
 mod findings;
+mod foreign;
 mod forward;
 pub(crate) mod images;
 pub(crate) mod options;
@@ -22,7 +23,7 @@ use cache::oci::Platform;
 use executor::{LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
-use solver::{EventSender, Solution, Solver, SolverOptions};
+use solver::{EventSender, Origin, Solution, Solver, SolverOptions};
 
 use super::engine::{Engine, Needs, registries, store_error};
 use super::{say, why};
@@ -50,7 +51,7 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
         return check::call(root, &options, call);
     }
     export::source_date_epoch(&options)?;
-    let engine = Engine::open(root, Needs::Containers)?;
+    let engine = Engine::open(root, Needs::Containers { first: None })?;
     let source = BuildSource::open(&options, &engine)?;
     let named = NamedContexts::open(&engine, &options)?;
     let (progress, view) = progress::start(options.progress);
@@ -143,6 +144,9 @@ async fn build_image(
         Exporter { engine, options, registries: &registries, resolver: &resolver, progress };
     let built = exporter.export(targets, &solution).await?;
     worker.finish().await;
+    if solution.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
+        engine.sync_later();
+    }
     Ok(built)
 }
 

@@ -282,6 +282,15 @@ fn agents(specs: &[String]) -> Result<SshAgents, CliError> {
         };
         use std::os::unix::fs::FileTypeExt;
         let is_socket = fs_err::metadata(&socket).is_ok_and(|meta| meta.file_type().is_socket());
+        if !is_socket && spec.contains('=') && has_key(&socket) {
+            return Err(CliError::input(format!(
+                "invalid --ssh `{spec}`: key files are not supported yet, only sockets of agents"
+            ))
+            .hint(format!(
+                "run `eval $(ssh-agent) && ssh-add {}` and build with --ssh {id}",
+                socket.display()
+            )));
+        }
         if !is_socket {
             return Err(CliError::input(format!(
                 "invalid --ssh `{spec}`: `{}` is not a socket of an ssh agent",
@@ -293,13 +302,24 @@ fn agents(specs: &[String]) -> Result<SshAgents, CliError> {
     Ok(agents)
 }
 
-/// `HOST:IP` or `HOST=IP`, the address possibly in brackets.
+/// Whether a file starts like a private key.
+fn has_key(path: &std::path::Path) -> bool {
+    use std::io::Read;
+    let mut start = Vec::new();
+    let read = fs_err::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
+    read.is_ok() && start.starts_with(b"-----BEGIN ")
+}
+
+/// `HOST:IP` or `HOST=IP`, the address possibly in brackets;
+/// `host-gateway` in its place is the address of this machine.
 pub(crate) fn extra_host(text: &str) -> Result<(String, String), CliError> {
     let invalid = || CliError::input(format!("invalid --add-host `{text}`: expected HOST:IP"));
     let (host, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(invalid)?;
     let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-    if host.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+    if host.is_empty()
+        || (address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err())
+    {
         return Err(invalid());
     }
     Ok((host.to_owned(), address.to_owned()))
@@ -375,6 +395,8 @@ mod tests {
     fn hosts_are_a_name_and_an_address() {
         assert_eq!(extra_host("db:10.0.0.1").unwrap(), ("db".into(), "10.0.0.1".into()));
         assert_eq!(extra_host("db=[::1]").unwrap(), ("db".into(), "::1".into()));
+        let gateway = extra_host("host.docker.internal:host-gateway").unwrap();
+        assert_eq!(gateway, ("host.docker.internal".into(), "host-gateway".into()));
         assert!(extra_host("db:nowhere").is_err());
     }
 }
