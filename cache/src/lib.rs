@@ -17,6 +17,7 @@ pub mod oci;
 pub mod hash;
 
 pub mod blob;
+pub mod gc;
 pub mod image;
 pub mod index;
 pub mod layer;

@@ -227,6 +227,26 @@ impl Snapshots {
         }
     }
 
+    /// What a committed snapshot stands on, and when it was made (RFC 3339), whether its ancestors
+    /// are there or not; `None` if it is not there.
+    pub(crate) fn origin(
+        &self,
+        id: &SnapshotId,
+    ) -> Result<Option<(Option<SnapshotId>, String)>, StoreError> {
+        Ok(self.read_info(id)?.map(|info| (info.parent, info.created)))
+    }
+
+    /// What a kept tree stands on.
+    pub(crate) fn kept_parent(&self, id: &SnapshotId) -> Result<Option<SnapshotId>, StoreError> {
+        let kept = info::read::<info::Kept>(&self.snapshot_dir(id).join(KEPT))?;
+        Ok(kept.and_then(|kept| kept.parent))
+    }
+
+    /// Where everything of a snapshot lies.
+    pub(crate) fn directory(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshot_dir(id)
+    }
+
     fn read_info(&self, id: &SnapshotId) -> Result<Option<Info>, StoreError> {
         let dir = self.snapshot_dir(id);
         let info = info::read::<Info>(&dir.join(INFO))?;

@@ -77,6 +77,20 @@ impl Images {
         Ok(removal)
     }
 
+    /// Takes these manifests out of the name table, with all their names; no blob is removed.
+    pub(crate) fn forget(&self, manifests: &BTreeSet<Digest>) -> Result<(), ImageError> {
+        self.names.update(|entries| {
+            entries.retain(|entry| !manifests.contains(&entry.manifest));
+            Ok(())
+        })
+    }
+
+    /// The name table as it stands: names and manifests, whether these are here or not.
+    pub(crate) fn rows(&self) -> Result<Vec<(Option<ImageName>, Digest)>, ImageError> {
+        let rows = self.names.rows()?;
+        Ok(rows.entries.iter().map(|entry| (entry.name.clone(), entry.manifest)).collect())
+    }
+
     /// Every blob that an image of the table refers to: indexes, manifests, configurations and
     /// layers (whose blobs need not be here). What garbage collection must keep.
     pub fn reachable(&self) -> Result<BTreeSet<Digest>, ImageError> {

@@ -199,6 +199,15 @@ impl Snapshot {
         Ok(chain.unwrap_or_else(|| ChainId(DiffId::empty().0)))
     }
 
+    /// What is written down about a layer that was made here; `None` if nothing is yet, or if the
+    /// layer came from elsewhere.
+    pub(crate) fn recorded_layer(&self) -> Result<Option<LayerDigests>, StoreError> {
+        match self.node.info.diff_id {
+            Some(_) => Ok(None),
+            None => info::read(&self.node.layer.dir.join(LAYER)),
+        }
+    }
+
     fn diff_id(&self) -> Result<DiffId, StoreError> {
         match self.node.info.diff_id {
             Some(known) => Ok(known),

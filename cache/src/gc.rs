@@ -1,0 +1,192 @@
+//! What the store holds, who needs it, and what can go.
+//!
+//! ```text
+//! image names → manifests, configurations, blobs
+//!             → layer chains ──────────┐
+//! kept containers ─────────────────────┼─► snapshots → their parents
+//! build records ───────────────────────┘
+//! cache mounts, context memory           stand alone
+//! volumes                                are never touched
+//! ```
+//!
+//! What images and containers need stays. Everything else is cache, and goes least recently used
+//! first, children before what they stand on. Two things make that safe: pruning holds the store's
+//! lock exclusively, so no build runs beside it; and records are forgotten before their snapshots
+//! are moved away, so a prune that is killed leaves at most snapshots that nobody needs, which the
+//! next one takes.
+//!
+//! Sizes are disk blocks, with every inode counted once. What a removal frees counts an inode only
+//! when its last link goes.
+
+pub mod check;
+mod filter;
+mod survey;
+mod usage;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::image::ImageError;
+use crate::state::{Store, StoreError, file_error};
+pub use filter::{Filter, FilterError};
+pub use survey::{Entry, Object, RecordType, Survey, survey};
+
+/// Deleting what was pruned may take this long before the next process takes it over.
+const TRASH_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why the store could not be surveyed, pruned or checked.
+#[derive(Debug, Error)]
+pub enum GcError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image store failed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// What [`prune`] may remove. Sizes are bytes; a limit of zero is none.
+#[derive(Clone, Debug, Default)]
+pub struct PruneOptions {
+    /// Forget the records of what images need, too.
+    pub all: bool,
+    /// Remove only blobs and trees that no record leads to, such as a removed image leaves.
+    pub leftovers: bool,
+    /// Remove only what all of these fit.
+    pub filters: Vec<Filter>,
+    /// Never shrink the cache below this.
+    pub reserved_space: u64,
+    /// Stop when the cache is no larger than this.
+    pub max_used_space: u64,
+    /// Stop when the file system has this much free space.
+    pub min_free_space: u64,
+}
+
+/// What [`prune`] did.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// What went, in the order of its going.
+    pub removed: Vec<Entry>,
+    /// Bytes of disk that this gave back.
+    pub freed: u64,
+    /// Bytes of cache that are left.
+    pub left: u64,
+}
+
+/// Removes cache.
+///
+/// # Errors
+/// [`StoreError::Busy`] if other processes use the store and do not stop soon; nothing is removed
+/// then.
+pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, GcError> {
+    let alone = store.exclusive()?;
+    let mut survey = survey(store)?;
+    let total = survey.cache_size();
+    let Some(keep) = keep_bytes(store, options, total)? else {
+        return Ok(Pruned { left: total, ..Pruned::default() });
+    };
+    let mut keys = std::mem::take(&mut survey.stale);
+    if options.all && keep == 0 {
+        let needed = survey.entries.iter().filter(|entry| !entry.is_removable());
+        let fitting = needed.filter(|entry| options.filters.iter().all(|one| one.fits(entry)));
+        keys.extend(fitting.flat_map(|entry| entry.keys.iter().copied()));
+    }
+    let (chosen, freed) = choose(&mut survey, options, total.saturating_sub(keep), keep > 0);
+    let removed: Vec<Entry> = chosen.into_iter().map(|at| survey.entries[at].clone()).collect();
+    keys.extend(removed.iter().flat_map(|entry| entry.keys.iter().copied()));
+    store.index().remove(&keys)?;
+    for entry in &removed {
+        remove(store, &entry.object)?;
+    }
+    store.snapshots().sweep_undurable()?;
+    drop(alone);
+    // What is reported free is free.
+    store.empty_trash(TRASH_PATIENCE);
+    Ok(Pruned { removed, freed, left: total.saturating_sub(freed) })
+}
+
+/// How much of the cache may stay; `None` if all of it may.
+fn keep_bytes(store: &Store, options: &PruneOptions, total: u64) -> Result<Option<u64>, GcError> {
+    let PruneOptions { reserved_space, max_used_space, min_free_space, .. } = *options;
+    if (reserved_space, max_used_space, min_free_space) == (0, 0, 0) {
+        return Ok(Some(0));
+    }
+    let mut keep = match (max_used_space, min_free_space) {
+        // A reserve alone is what to shrink to.
+        (0, 0) => reserved_space,
+        (0, _) => total,
+        (max, _) => max,
+    };
+    let root = store.root();
+    let disk = rustix::fs::statvfs(root)
+        .map_err(|errno| file_error("ask for the free space of", root)(errno.into()))?;
+    let missing = min_free_space.saturating_sub(disk.f_bavail * disk.f_frsize);
+    keep = keep.min(total.saturating_sub(missing)).max(reserved_space);
+    Ok((keep < total).then_some(keep))
+}
+
+/// The places in the survey of what goes, in order, and the bytes that this frees.
+fn choose(
+    survey: &mut Survey,
+    options: &PruneOptions,
+    goal: u64,
+    has_goal: bool,
+) -> (Vec<usize>, u64) {
+    let mut chosen = Vec::new();
+    let mut freed = 0;
+    for at in survey.eviction_order() {
+        if has_goal && freed >= goal {
+            break;
+        }
+        let entry = &survey.entries[at];
+        let fits = options.filters.iter().all(|filter| filter.fits(entry))
+            && !(options.leftovers && (entry.is_mutable() || !entry.keys.is_empty()));
+        if !entry.is_removable() || !fits || survey.has_children(at) {
+            continue;
+        }
+        freed += survey.take(at);
+        chosen.push(at);
+    }
+    (chosen, freed)
+}
+
+fn remove(store: &Store, object: &Object) -> Result<(), StoreError> {
+    match object {
+        Object::Snapshot(id) => store.snapshots().remove(id),
+        Object::Blob(digest) => store.blobs().remove(digest),
+        Object::CacheMount(name) => store.trash(&store.cache_mounts_dir().join(name)),
+        Object::Contexts => {
+            let dir = store.contexts_dir();
+            for entry in fs_err::read_dir(&dir).map_err(file_error("list", &dir))? {
+                store.trash(&entry.map_err(file_error("list", &dir))?.path())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Removes images without a name or, with `all`, every image that none of `keep` (ids or names of
+/// images as users wrote them) is of. Says which names and ids went. Their blobs and trees are
+/// cache from then on; [`prune`] frees them.
+pub fn prune_images(store: &Store, all: bool, keep: &[String]) -> Result<Vec<String>, GcError> {
+    let images = store.images();
+    let host = crate::oci::Platform::host();
+    let mut used = BTreeSet::new();
+    for text in keep {
+        used.extend(images.find(text, &host)?.map(|image| image.config_digest));
+    }
+    let mut gone = Vec::new();
+    for row in images.list()? {
+        if used.contains(&row.id) || (!all && row.name.is_some()) {
+            continue;
+        }
+        let Some(image) = images.by_manifest(&row.manifest)? else { continue };
+        let removal = images.remove(&image)?;
+        gone.extend(removal.untagged.iter().map(|name| format!("untagged: {}", name.familiar())));
+        gone.push(format!("deleted: {}", row.id));
+    }
+    gone.dedup();
+    Ok(gone)
+}

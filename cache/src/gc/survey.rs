@@ -1,0 +1,346 @@
+//! Everything that the store holds and that is, or could become, cache.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::UNIX_EPOCH;
+
+use super::GcError;
+use super::usage::{Links, Usage};
+use crate::image::document::digest_of;
+use crate::index::CacheKey;
+use crate::oci::{ChainId, Digest};
+use crate::snapshot::SnapshotId;
+use crate::state::{Store, file_error};
+
+/// A thing in the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    /// A file tree.
+    Snapshot(SnapshotId),
+    /// A blob that no image refers to.
+    Blob(Digest),
+    /// A directory in `cache-mounts/`, by its name.
+    CacheMount(String),
+    /// What is remembered of build contexts.
+    Contexts,
+}
+
+impl Object {
+    /// What `du` and the filters call it.
+    pub fn id(&self) -> String {
+        match self {
+            Object::Snapshot(id) => id.to_string(),
+            Object::Blob(digest) => digest.hex(),
+            Object::CacheMount(name) => name.clone(),
+            Object::Contexts => "contexts".to_owned(),
+        }
+    }
+}
+
+/// BuildKit's kinds of cache records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordType {
+    /// A step's result, or a layer.
+    Regular,
+    /// `RUN --mount=type=cache`.
+    CacheMount,
+    /// Memory of build contexts.
+    LocalSource,
+}
+
+impl RecordType {
+    /// BuildKit's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            RecordType::Regular => "regular",
+            RecordType::CacheMount => "exec.cachemount",
+            RecordType::LocalSource => "source.local",
+        }
+    }
+}
+
+/// One row of the survey.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is.
+    pub object: Object,
+    /// Its kind.
+    pub record_type: RecordType,
+    /// The step's name, or what else people would call it.
+    pub description: String,
+    /// Bytes on the disk; what hard links share is counted in one entry only.
+    pub size: u64,
+    /// The snapshot it stands on.
+    pub parent: Option<SnapshotId>,
+    /// RFC 3339, where it is known.
+    pub created: Option<String>,
+    /// When it, or something on top of it, was last used; seconds since 1970.
+    pub last_used: i64,
+    /// Whether a kept container needs it.
+    pub in_use: bool,
+    /// Whether an image needs it.
+    pub shared: bool,
+    /// The records whose result it is.
+    pub(super) keys: Vec<CacheKey>,
+    usage: Usage,
+}
+
+impl Entry {
+    /// Whether neither an image nor a container needs it.
+    pub fn is_removable(&self) -> bool {
+        !self.in_use && !self.shared
+    }
+
+    /// Whether steps still write to it.
+    pub fn is_mutable(&self) -> bool {
+        self.record_type != RecordType::Regular
+    }
+}
+
+/// What the store holds.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// What images and containers need comes first.
+    pub entries: Vec<Entry>,
+    /// Records whose snapshots are gone.
+    pub(super) stale: Vec<CacheKey>,
+    links: Links,
+    /// How many snapshots stand on one.
+    children: HashMap<SnapshotId, usize>,
+    depths: HashMap<SnapshotId, usize>,
+}
+
+impl Survey {
+    /// Bytes of what neither an image nor a container needs.
+    pub fn cache_size(&self) -> u64 {
+        self.entries.iter().filter(|entry| entry.is_removable()).map(|entry| entry.size).sum()
+    }
+
+    /// Bytes of everything.
+    pub fn total_size(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.size).sum()
+    }
+
+    pub(super) fn has_children(&self, at: usize) -> bool {
+        match &self.entries[at].object {
+            Object::Snapshot(id) => self.children.get(id).copied().unwrap_or_default() > 0,
+            _ => false,
+        }
+    }
+
+    /// Least recently used first, and a child always before what it stands on.
+    pub(super) fn eviction_order(&self) -> Vec<usize> {
+        let depth = |entry: &Entry| match &entry.object {
+            Object::Snapshot(id) => self.depths.get(id).copied().unwrap_or_default(),
+            _ => 0,
+        };
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by_key(|&at| {
+            let entry = &self.entries[at];
+            (entry.last_used, std::cmp::Reverse(depth(entry)), entry.object.clone())
+        });
+        order
+    }
+
+    /// Counts the entry as removed; says how many bytes that frees.
+    pub(super) fn take(&mut self, at: usize) -> u64 {
+        if let Some(parent) = self.entries[at].parent
+            && let Some(count) = self.children.get_mut(&parent)
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.links.take(&self.entries[at].usage)
+    }
+}
+
+/// Looks at everything in the store. Walks every file tree, so it costs about what `du` does.
+pub fn survey(store: &Store) -> Result<Survey, GcError> {
+    let mut survey = Survey::default();
+    let snapshots = store.snapshots();
+    let mut trees: BTreeMap<SnapshotId, Entry> = BTreeMap::new();
+    for id in snapshots.list()? {
+        let dir = snapshots.directory(&id);
+        let Some((parent, created)) = snapshots.origin(&id)? else { continue };
+        let entry = Entry {
+            parent,
+            created: Some(created),
+            last_used: modified(&dir.join("info")),
+            ..bare(Object::Snapshot(id), RecordType::Regular, "a tree of no step or image")
+        };
+        trees.insert(id, entry);
+    }
+    add_records(store, &mut survey, &mut trees)?;
+    let parents: HashMap<SnapshotId, Option<SnapshotId>> =
+        trees.iter().map(|(id, entry)| (*id, entry.parent)).collect();
+    let ancestry = |id: SnapshotId| {
+        std::iter::successors(Some(id), |id| parents.get(id).copied().flatten())
+            .take_while(|id| parents.contains_key(id))
+            // Parents are older than their children; a damaged `info` could say otherwise.
+            .take(parents.len())
+    };
+    let mut protected = store.images().reachable()?;
+    for root in image_trees(store, &mut protected)? {
+        for id in ancestry(root) {
+            if let Some(entry) = trees.get_mut(&id) {
+                entry.shared = true;
+                if entry.keys.is_empty() {
+                    "a layer of an image".clone_into(&mut entry.description);
+                }
+            }
+        }
+    }
+    for kept in snapshots.kept()? {
+        for id in snapshots.kept_parent(&kept)?.into_iter().flat_map(ancestry) {
+            if let Some(entry) = trees.get_mut(&id) {
+                entry.in_use = true;
+            }
+        }
+    }
+    // Who is used uses what it stands on.
+    let used: Vec<(SnapshotId, i64)> = trees.iter().map(|(id, e)| (*id, e.last_used)).collect();
+    for (id, time) in used {
+        survey.depths.insert(id, ancestry(id).count());
+        for below in ancestry(id) {
+            if let Some(entry) = trees.get_mut(&below) {
+                entry.last_used = entry.last_used.max(time);
+            }
+        }
+    }
+    for entry in trees.values() {
+        if let Some(parent) = entry.parent {
+            *survey.children.entry(parent).or_default() += 1;
+        }
+    }
+    survey.entries = trees.into_values().collect();
+    add_others(store, &protected, &mut survey)?;
+    measure(store, &mut survey)?;
+    Ok(survey)
+}
+
+fn bare(object: Object, record_type: RecordType, description: &str) -> Entry {
+    Entry {
+        object,
+        record_type,
+        description: description.to_owned(),
+        size: 0,
+        parent: None,
+        created: None,
+        last_used: 0,
+        in_use: false,
+        shared: false,
+        keys: Vec::new(),
+        usage: Usage::default(),
+    }
+}
+
+fn add_records(
+    store: &Store,
+    survey: &mut Survey,
+    trees: &mut BTreeMap<SnapshotId, Entry>,
+) -> Result<(), GcError> {
+    for record in store.index().records()? {
+        let used = store.index().last_used(&record.key)?.unwrap_or_default();
+        let outputs: Vec<SnapshotId> =
+            record.outputs.iter().filter_map(|output| output.snapshot).collect();
+        if outputs.iter().any(|id| !trees.contains_key(id)) {
+            survey.stale.push(record.key);
+            continue;
+        }
+        for id in outputs {
+            if let Some(entry) = trees.get_mut(&id) {
+                entry.description.clone_from(&record.name);
+                entry.last_used = entry.last_used.max(used);
+                entry.keys.push(record.key);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The highest tree that there is of every image. Blobs that hold what is above it in another form
+/// than the manifest names are added to `protected`.
+fn image_trees(
+    store: &Store,
+    protected: &mut BTreeSet<Digest>,
+) -> Result<Vec<SnapshotId>, GcError> {
+    let mut roots = Vec::new();
+    for row in store.images().list()? {
+        let Some(image) = store.images().by_manifest(&row.manifest)? else { continue };
+        let diff_ids = &image.config.rootfs.diff_ids;
+        let mut unpacked = 0;
+        for count in (1..=diff_ids.len()).rev() {
+            let Some(chain) = ChainId::of(&diff_ids[..count]) else { break };
+            if let Some(snapshot) = store.snapshots().unpacked(&chain)? {
+                roots.push(*snapshot.id());
+                unpacked = count;
+                break;
+            }
+        }
+        for diff_id in &diff_ids[unpacked..] {
+            for (_, form) in store.index().layer_blobs(diff_id)? {
+                protected.extend(digest_of(&form).ok());
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn add_others(
+    store: &Store,
+    protected: &BTreeSet<Digest>,
+    survey: &mut Survey,
+) -> Result<(), GcError> {
+    for digest in store.blobs().list()? {
+        if protected.contains(&digest) {
+            continue;
+        }
+        let last_used = modified(&store.blobs().path(&digest));
+        let what = "a blob that no image names";
+        let object = Object::Blob(digest);
+        survey.entries.push(Entry { last_used, ..bare(object, RecordType::Regular, what) });
+    }
+    let mounts = store.cache_mounts_dir();
+    for entry in fs_err::read_dir(&mounts).map_err(file_error("list", &mounts))? {
+        let entry = entry.map_err(file_error("list", &mounts))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = fs_err::read_to_string(entry.path().join("id")).unwrap_or_else(|_| name.clone());
+        let last_used = modified(&entry.path().join("data")).max(modified(&entry.path()));
+        let what = format!("cache mount {}", id.trim());
+        let object = Object::CacheMount(name);
+        survey.entries.push(Entry { last_used, ..bare(object, RecordType::CacheMount, &what) });
+    }
+    let contexts = store.contexts_dir();
+    let newest = fs_err::read_dir(&contexts)
+        .map_err(file_error("list", &contexts))?
+        .flatten()
+        .map(|entry| modified(&entry.path()))
+        .max();
+    if let Some(last_used) = newest {
+        let what = "what is known of build contexts";
+        let object = Object::Contexts;
+        survey.entries.push(Entry { last_used, ..bare(object, RecordType::LocalSource, what) });
+    }
+    Ok(())
+}
+
+/// Sizes, beginning with what stays: what is shared with it is not cache.
+fn measure(store: &Store, survey: &mut Survey) -> Result<(), GcError> {
+    survey.entries.sort_by_key(|entry| (entry.is_removable(), entry.object.clone()));
+    for entry in &mut survey.entries {
+        let path = match &entry.object {
+            Object::Snapshot(id) => store.snapshots().directory(id),
+            Object::Blob(digest) => store.blobs().path(digest),
+            Object::CacheMount(name) => store.cache_mounts_dir().join(name),
+            Object::Contexts => store.contexts_dir(),
+        };
+        entry.usage = Usage::of(&path, &mut survey.links)?;
+        entry.size = survey.links.count(&entry.usage);
+    }
+    Ok(())
+}
+
+/// Seconds since 1970; 0 for what is not there.
+fn modified(path: &std::path::Path) -> i64 {
+    let time = fs_err::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    let since = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
+}
