@@ -56,6 +56,18 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Remove containers that were kept
     Rm(RmArgs),
+    /// Show what the build cache occupies
+    Du(DuArgs),
+    /// Remove build cache
+    Prune(PruneArgs),
+    /// Manage the build cache
+    #[command(subcommand)]
+    Builder(BuilderCommand),
+    /// Look at the whole store
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Look for damage in the store, and repair it
+    Fsck(FsckArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
     /// Bring what was stored to the disk (commands that store something start this one)
@@ -89,6 +101,24 @@ pub(crate) enum ImageCommand {
     History(HistoryArgs),
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Remove images without a name
+    Prune(ImagePruneArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BuilderCommand {
+    /// Remove build cache
+    Prune(PruneArgs),
+    /// Show what the build cache occupies
+    Du(DuArgs),
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Show what images, containers and the build cache occupy
+    Df(SystemDfArgs),
 }
 
 /// How progress is shown.
@@ -481,6 +511,65 @@ pub(crate) struct RmArgs {
     /// Names or ids of containers
     #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Only what fits: until=24h, type=regular, id=…, private, …
+    #[arg(long = "filter", value_name = "FIELD=VALUE")]
+    pub(crate) filters: Vec<String>,
+    /// Everything that is known of each
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// `table` or `json` (one object a line)
+    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Forget the results of steps that images were made of, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Only what fits: until=24h, type=regular, id=…, private, …
+    #[arg(long = "filter", value_name = "FIELD=VALUE")]
+    pub(crate) filters: Vec<String>,
+    /// Stop when the cache is no larger than this
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_used_space: Option<String>,
+    /// Stop when the file system has this much free space
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) min_free_space: Option<String>,
+    /// Always keep this much cache
+    #[arg(long, visible_alias = "keep-storage", value_name = "BYTES")]
+    pub(crate) reserved_space: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Named images that no container needs, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SystemDfArgs {
+    /// `table` or `json` (one object a line)
+    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Remove what is damaged, so that the next build makes it anew
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,9 +6,12 @@
 mod archive;
 mod build;
 mod containers;
+mod du;
 mod engine;
+mod fsck;
 mod images;
 mod inspect;
+mod prune;
 mod registry;
 mod run;
 mod why;
@@ -20,7 +23,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use crate::args::{Cli, Command, ImageCommand};
+use crate::args::{BuilderCommand, Cli, Command, ImageCommand, SystemCommand};
 use crate::report::CliError;
 
 /// Carries out a command.
@@ -44,6 +47,13 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Ps(args) => containers::list(root, &args),
         Command::Rm(args) => containers::remove(root, &args),
         Command::SyncStore => engine::sync_store(root),
+        Command::Du(args) => du::du(root, &args),
+        Command::Prune(args) => prune::builder(root, &args),
+        Command::Builder(BuilderCommand::Prune(args)) => prune::builder(root, &args),
+        Command::Builder(BuilderCommand::Du(args)) => du::du(root, &args),
+        Command::Builder(BuilderCommand::Build(args)) => build::build(root, *args),
+        Command::System(SystemCommand::Df(args)) => du::system_df(root, &args),
+        Command::Fsck(args) => fsck::fsck(root, &args),
         Command::Completion(args) => {
             let mut command = Cli::command();
             clap_complete::generate(args.shell, &mut command, "strake", &mut std::io::stdout());
@@ -65,6 +75,7 @@ fn image(root: Option<PathBuf>, command: ImageCommand) -> Result<ExitCode, CliEr
         ImageCommand::Push(args) => Command::Push(args),
         ImageCommand::History(args) => Command::History(args),
         ImageCommand::Build(args) => Command::Build(args),
+        ImageCommand::Prune(args) => return prune::images(root, &args),
     };
     execute(Cli { root, command })
 }
