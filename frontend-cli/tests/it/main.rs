@@ -7,8 +7,11 @@
 mod architecture;
 mod build;
 mod cases;
+mod contexts;
+mod checks;
 mod examples;
 mod images;
 mod oci;
+mod platforms;
 mod run;
 mod sealed;
