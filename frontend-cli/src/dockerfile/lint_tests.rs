@@ -111,3 +111,21 @@ fn every_rule_of_ours_is_described() {
         assert!(!finding.is_warning() && !finding.description().is_empty(), "{}", rule.name);
     }
 }
+
+#[test]
+fn an_image_that_is_not_of_the_platform_asked_for_is_foreign() {
+    let request =
+        ImageRequest { name: "a:1".parse().unwrap(), platform: "linux/amd64".parse().unwrap() };
+    let image = |architecture: &str| cache::oci::ImageConfiguration {
+        os: "linux".into(),
+        architecture: architecture.into(),
+        ..Default::default()
+    };
+    assert_eq!(foreign_base(&request, &image("amd64"), Span::default()), None);
+    let (rule, fault) = foreign_base(&request, &image("arm64"), Span::default()).unwrap();
+    assert_eq!(rule, "InvalidBaseImagePlatform");
+    assert_eq!(
+        fault.message,
+        "Base image a:1 was pulled with platform \"linux/arm64\", expected \"linux/amd64\" for current build"
+    );
+}

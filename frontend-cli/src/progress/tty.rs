@@ -145,7 +145,7 @@ impl View for Tty {
 
     fn finish(&mut self, state: &State, out: &mut dyn Write) {
         self.draw(state, true, out);
-        
+
         failure_tails(state, out);
     }
 }

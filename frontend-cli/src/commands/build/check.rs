@@ -100,7 +100,8 @@ pub(super) fn call(
     call: Call,
 ) -> Result<ExitCode, CliError> {
     // An archive as the context is unpacked, and its files have any owner.
-    let needs = if BuildSource::is_foreign(&options.context) { Needs::Trees } else { Needs::Documents };
+    let needs =
+        if BuildSource::is_foreign(&options.context) { Needs::Trees } else { Needs::Documents };
     let engine = Engine::open(root, needs)?;
     let source = BuildSource::open(options, &engine)?;
     let inspection = inspect(&engine, options, &source, call.question)?;
