@@ -158,9 +158,8 @@ fn remove(store: &Store, object: &Object) -> Result<(), StoreError> {
         Object::Blob(digest) => store.blobs().remove(digest),
         Object::CacheMount(name) => store.trash(&store.cache_mounts_dir().join(name)),
         Object::Contexts => {
-            let dir = store.contexts_dir();
-            for entry in fs_err::read_dir(&dir).map_err(file_error("list", &dir))? {
-                store.trash(&entry.map_err(file_error("list", &dir))?.path())?;
+            for path in survey::children(&store.contexts_dir())? {
+                store.trash(&path)?;
             }
             Ok(())
         }

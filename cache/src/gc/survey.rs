@@ -1,6 +1,7 @@
 //! Everything that the store holds and that is, or could become, cache.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::GcError;
@@ -9,7 +10,7 @@ use crate::image::document::digest_of;
 use crate::index::CacheKey;
 use crate::oci::{ChainId, Digest};
 use crate::snapshot::SnapshotId;
-use crate::state::{Store, file_error};
+use crate::state::{Store, StoreError, file_error};
 
 /// A thing in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -308,12 +309,8 @@ fn add_others(
         let object = Object::CacheMount(name);
         survey.entries.push(Entry { last_used, ..bare(object, RecordType::CacheMount, &what) });
     }
-    let contexts = store.contexts_dir();
-    let newest = fs_err::read_dir(&contexts)
-        .map_err(file_error("list", &contexts))?
-        .flatten()
-        .map(|entry| modified(&entry.path()))
-        .max();
+    let contexts = children(&store.contexts_dir())?;
+    let newest = contexts.iter().map(|path| modified(path)).max();
     if let Some(last_used) = newest {
         let what = "what is known of build contexts";
         let object = Object::Contexts;
@@ -326,20 +323,27 @@ fn add_others(
 fn measure(store: &Store, survey: &mut Survey) -> Result<(), GcError> {
     survey.entries.sort_by_key(|entry| (entry.is_removable(), entry.object.clone()));
     for entry in &mut survey.entries {
-        let path = match &entry.object {
-            Object::Snapshot(id) => store.snapshots().directory(id),
-            Object::Blob(digest) => store.blobs().path(digest),
-            Object::CacheMount(name) => store.cache_mounts_dir().join(name),
-            Object::Contexts => store.contexts_dir(),
+        let paths = match &entry.object {
+            Object::Snapshot(id) => vec![store.snapshots().directory(id)],
+            Object::Blob(digest) => vec![store.blobs().path(digest)],
+            Object::CacheMount(name) => vec![store.cache_mounts_dir().join(name)],
+            // The directory itself stays.
+            Object::Contexts => children(&store.contexts_dir())?,
         };
-        entry.usage = Usage::of(&path, &mut survey.links)?;
+        entry.usage = Usage::of(paths, &mut survey.links)?;
         entry.size = survey.links.count(&entry.usage);
     }
     Ok(())
 }
 
+/// The paths of what lies in a directory.
+pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs_err::read_dir(dir).map_err(file_error("list", dir))?;
+    entries.map(|entry| Ok(entry.map_err(file_error("list", dir))?.path())).collect()
+}
+
 /// Seconds since 1970; 0 for what is not there.
-fn modified(path: &std::path::Path) -> i64 {
+fn modified(path: &Path) -> i64 {
     let time = fs_err::symlink_metadata(path).and_then(|metadata| metadata.modified());
     let since = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()

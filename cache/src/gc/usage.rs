@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::state::{StoreError, file_error};
 
@@ -35,10 +35,10 @@ struct Linked {
 }
 
 impl Usage {
-    /// Walks the tree at `root`; one that is not there occupies nothing.
-    pub(super) fn of(root: &Path, links: &mut Links) -> Result<Usage, StoreError> {
+    /// Walks the trees at `roots`; one that is not there occupies nothing.
+    pub(super) fn of(roots: Vec<PathBuf>, links: &mut Links) -> Result<Usage, StoreError> {
         let mut usage = Usage::default();
-        let mut pending = vec![root.to_owned()];
+        let mut pending = roots;
         while let Some(path) = pending.pop() {
             let metadata = match fs_err::symlink_metadata(&path) {
                 Ok(metadata) => metadata,
@@ -114,11 +114,11 @@ mod tests {
         fs_err::write(one.join("file"), vec![7; 1 << 20]).unwrap();
         fs_err::hard_link(one.join("file"), two.join("file")).unwrap();
         let mut links = Links::default();
-        let uses = [&one, &two].map(|dir| Usage::of(dir, &mut links).unwrap());
+        let uses = [&one, &two].map(|dir| Usage::of(vec![dir.clone()], &mut links).unwrap());
         let counted = uses.each_ref().map(|usage| links.count(usage));
         assert!(counted[0] >= 1 << 20 && counted[1] < 1 << 20, "{counted:?}");
         let taken = uses.each_ref().map(|usage| links.take(usage));
         assert!(taken[0] < 1 << 20 && taken[1] >= 1 << 20, "{taken:?}");
-        assert_eq!(counted.iter().sum::<u64>(), taken.iter().sum());
+        assert_eq!(counted.iter().sum::<u64>(), taken.iter().sum::<u64>());
     }
 }
