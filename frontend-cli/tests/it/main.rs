@@ -10,6 +10,7 @@ mod cases;
 mod contexts;
 mod checks;
 mod examples;
+mod faults;
 mod fuzz;
 mod images;
 mod oci;
