@@ -1,9 +1,15 @@
 //! The variables that are in scope at one instruction.
 
+use std::collections::HashMap;
+
 /// Names and values in the order in which they were first set; setting a name again keeps its
 /// place. This is the order of `Env` in an image configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Variables(Vec<(String, String)>);
+pub(crate) struct Variables {
+    pairs: Vec<(String, String)>,
+    /// Where each name is: every word of a Dockerfile asks.
+    places: HashMap<String, usize>,
+}
 
 impl Variables {
     /// Reads `NAME=value` entries as an image configuration has them. An entry without `=` has no
@@ -20,26 +26,29 @@ impl Variables {
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = value.to_owned(),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+        match self.places.get(name) {
+            Some(place) => value.clone_into(&mut self.pairs[*place].1),
+            None => {
+                self.places.insert(name.to_owned(), self.pairs.len());
+                self.pairs.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.places.get(name).map(|place| self.pairs[*place].1.as_str())
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.pairs.iter().map(|(name, _)| name.as_str())
     }
 
     pub(crate) fn pairs(&self) -> &[(String, String)] {
-        &self.0
+        &self.pairs
     }
 
     pub(crate) fn entries(&self) -> Vec<String> {
-        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.pairs.iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 }
 

@@ -139,9 +139,15 @@ impl StageState {
     /// Sets an ENV variable, for the steps to come and for the image.
     pub(super) fn set_env(&mut self, name: &str, value: &str) {
         self.variables.set(name, value);
-        let mut env = Variables::from_entries(self.config.config.env.iter().flatten());
-        env.set(name, value);
-        self.config.config.env = Some(env.entries());
+        let entry = format!("{name}={value}");
+        let env = self.config.config.env.get_or_insert_default();
+        let known = env.iter_mut().find(|known| {
+            known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        });
+        match known {
+            Some(known) => *known = entry,
+            None => env.push(entry),
+        }
     }
 
     pub(super) fn add_history(&mut self, created_by: String, has_layer: bool) {
