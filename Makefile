@@ -20,6 +20,7 @@ bench: ## print the table of figures: strake beside its peers on this machine
 	@scripts/setup-tests bench
 	@cargo build --release --quiet
 	@scripts/with-tools bench/run
+	@bench/thousand
 
 lint: ## formatting, and clippy with warnings as errors
 	cargo fmt --all --check
