@@ -7,8 +7,8 @@
 mod architecture;
 mod build;
 mod cases;
-mod contexts;
 mod checks;
+mod contexts;
 mod examples;
 mod faults;
 mod fuzz;
