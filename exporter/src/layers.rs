@@ -79,14 +79,27 @@ pub(crate) fn layers(
     image: &Image,
     form: LayerForm,
 ) -> Result<Vec<Layer>, ExportError> {
-    use rayon::prelude::*;
-    let sources = sources(store, image)?;
-    let diff_ids = &image.config.rootfs.diff_ids;
-    sources
-        .into_par_iter()
-        .zip(diff_ids)
-        .map(|(source, diff_id)| in_form(store, source, *diff_id, form))
-        .collect()
+    // Threads of their own, not the pool's: they wait for pipes, and the pool is what compresses.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut open = sources(store, image)?.into_iter().zip(&image.config.rootfs.diff_ids).peekable();
+    let mut layers = Vec::new();
+    while open.peek().is_some() {
+        let done: Vec<Result<Layer, ExportError>> = std::thread::scope(|scope| {
+            let started: Vec<_> = open
+                .by_ref()
+                .take(at_once)
+                .map(|(source, diff_id)| {
+                    scope.spawn(move || in_form(store, source, *diff_id, form))
+                })
+                .collect();
+            let joined = started.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect()
+        });
+        layers.extend(done.into_iter().collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(layers)
 }
 
 fn sources(store: &Store, image: &Image) -> Result<Vec<Source>, ExportError> {

@@ -108,7 +108,9 @@ impl<'a> Digesting<'a> {
 
     fn flush(&mut self) -> Result<(), LayerError> {
         let Digesting { archive, content, sha256, blake3, .. } = self;
-        if archive.len() >= BLOCK_BYTES {
+        // From outside of the pool this would wait for a free thread of it, and those may all wait
+        // for us: whoever compresses what is being packed does.
+        if archive.len() >= BLOCK_BYTES && rayon::current_thread_index().is_some() {
             rayon::join(
                 || sha256.update(&archive[..]),
                 || {

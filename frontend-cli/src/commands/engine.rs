@@ -100,6 +100,7 @@ impl Engine {
         work: impl Future<Output = Result<T, CliError>>,
     ) -> Result<T, CliError> {
         let runtime = tokio_runtime()?;
+        end_if_deaf();
         let result = runtime.block_on(async {
             tokio::select! {
                 result = work => result,
@@ -159,7 +160,23 @@ fn tokio_runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|error| CliError::caused("cannot start the async runtime", &error))
 }
 
-/// Waits for SIGINT or SIGTERM. The third one ends the process at once.
+/// Ends the process when an interrupt has not ended it soon: while an export packs layers, nobody
+/// looks at signals. What it was writing has a temporary name.
+fn end_if_deaf() {
+    const GRACE: Duration = Duration::from_millis(800);
+    let watch = || {
+        let Ok(runtime) = tokio_runtime() else { return };
+        runtime.block_on(async {
+            let code = interrupted().await.exit_code();
+            tokio::time::sleep(GRACE).await;
+            std::process::exit(i32::from(code));
+        });
+    };
+    // Without the thread an interrupt only takes longer.
+    let _ = std::thread::Builder::new().name("interrupts".into()).spawn(watch);
+}
+
+/// Waits for SIGINT or SIGTERM.
 async fn interrupted() -> CliError {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =

@@ -111,22 +111,22 @@ pub(crate) fn tag(root: Option<PathBuf>, args: &TagArgs) -> Result<ExitCode, Cli
 /// Each image is tried, whatever became of the others.
 pub(crate) fn remove(root: Option<PathBuf>, args: &RemoveArgs) -> Result<ExitCode, CliError> {
     let engine = Engine::open(root, Needs::Trees)?;
-    let problems: Vec<Problem> =
-        args.images.iter().filter_map(|text| remove_one(&engine, text, args.force).err()).collect();
+    let failed = args.images.iter().filter_map(|text| remove_one(&engine, text, args.force).err());
+    let problems: Vec<Problem> = failed.map(|problem| *problem).collect();
     if problems.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     Err(CliError::new(ErrorKind::Input, problems))
 }
 
-fn remove_one(engine: &Engine, text: &str, force: bool) -> Result<(), Problem> {
+fn remove_one(engine: &Engine, text: &str, force: bool) -> Result<(), Box<Problem>> {
     let images = engine.store.images();
     let failed = |error: cache::image::ImageError| {
-        Problem::new(format!("cannot remove {text}")).note(crate::report::chain(&error))
+        Box::new(Problem::new(format!("cannot remove {text}")).note(crate::report::chain(&error)))
     };
     let image = match engine.find_image(text) {
         Ok(image) => image,
-        Err(_) => return Err(Problem::new(format!("no such image: {text}"))),
+        Err(_) => return Err(Box::new(Problem::new(format!("no such image: {text}")))),
     };
     let names: Vec<ImageName> = images
         .list()
@@ -144,12 +144,10 @@ fn remove_one(engine: &Engine, text: &str, force: bool) -> Result<(), Problem> {
             return Ok(());
         }
         None if names.len() > 1 && !force => {
-            return Err(Problem::new(format!(
-                "image {} has several names: {}",
-                image.config_digest.short(),
-                names.iter().map(ImageName::familiar).collect::<Vec<_>>().join(", ")
-            ))
-            .hint("remove it with all its names by --force"));
+            let names = names.iter().map(ImageName::familiar).collect::<Vec<_>>().join(", ");
+            let id = image.config_digest.short();
+            let problem = Problem::new(format!("image {id} has several names: {names}"));
+            return Err(Box::new(problem.hint("remove it with all its names by --force")));
         }
         _ => {}
     }

@@ -270,7 +270,7 @@ fn settle(
         Ok(status) => status.shell_code(),
         Err(error) => i32::from(error.exit_code()),
     };
-    container.snapshot = Some(rootfs.id().clone());
+    container.snapshot = Some(*rootfs.id());
     container.status = ContainerStatus::Exited { code };
     rootfs.keep().map_err(store_error)?;
     containers.update(container).map_err(executor_error)

@@ -336,7 +336,7 @@ fn running_build(identity: Identity, seconds: &str) -> Stopped {
 /// The processes whose command line holds `marker`.
 fn processes(marker: &str) -> Vec<String> {
     let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+    all.filter_map(|entry| fs_err::read(entry.path().join("cmdline")).ok())
         .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
         .filter(|line| line.contains(marker))
         .collect()

@@ -110,7 +110,11 @@ impl Helper {
         }
         // SAFETY: the helper has one thread.
         match unsafe { sys::clone_process(namespaces) }? {
-            Cloned::Child => child::run(theirs, network),
+            Cloned::Child => {
+                // With our ends open it would wait for itself when everybody else is gone.
+                drop((ours, end));
+                child::run(theirs, network)
+            }
             Cloned::Parent { pid, pidfd } => {
                 let copy = pidfd.try_clone()?;
                 self.living.insert(pid, Living { pidfd, ended });

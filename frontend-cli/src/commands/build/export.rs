@@ -94,14 +94,10 @@ impl Exporter<'_> {
         };
         let assembled = tokio::task::spawn_blocking(move || {
             exporter::assemble(&store, snapshot.as_ref(), base.as_ref(), config, &options)
-        })
-        .await
-        .map_err(|error| CliError::internal(error.to_string()))?;
-        let image = self.settle(
-            step,
-            assembled.map_err(|error| CliError::caused("cannot make the image", &error)),
-        )?;
-        Ok(image)
+                .map_err(|error| CliError::caused("cannot make the image", &error))
+        });
+        let assembled = assembled.await.map_err(|error| CliError::internal(error.to_string()))?;
+        self.settle(step, assembled)
     }
 
     async fn write(&self, output: &Output, built: &[Built]) -> Result<(), CliError> {

@@ -5,6 +5,7 @@ use std::error::Error;
 
 use executor::ExecutorError;
 use parser::Diagnostic;
+use runtime::Identity;
 use solver::llb::SourceLocation;
 use solver::{OpError, SolveError};
 
@@ -21,12 +22,22 @@ pub(super) struct FailureReporter<'a> {
     file: &'a str,
     text: String,
     ignore: &'a IgnoreFile,
+    /// Why there is one user id only, where that is so.
+    single_id: Option<String>,
 }
 
 impl<'a> FailureReporter<'a> {
     pub(super) fn new(source: &'a BuildSource) -> Self {
         let text = source.lossy();
-        FailureReporter { file: &source.file, text, ignore: &source.ignore }
+        FailureReporter { file: &source.file, text, ignore: &source.ignore, single_id: None }
+    }
+
+    /// With what the steps' processes can be.
+    pub(super) fn running_as(mut self, identity: &Identity) -> Self {
+        if let Identity::Single { reason, .. } = identity {
+            self.single_id = Some(reason.clone());
+        }
+        self
     }
 
     pub(super) fn excerpt(&self, span: parser::Span) -> Excerpt {
@@ -88,6 +99,13 @@ impl<'a> FailureReporter<'a> {
             problem = problem.at(self.excerpt_of(location, vertex.meta.stage.as_deref()));
         }
         let tail = cause.log_tail();
+        if let Some(reason) = &self.single_id
+            && tail.iter().any(|line| is_refused_owner(line))
+        {
+            problem = problem.hint(format!(
+                "only one user id is mapped here ({reason}); other owners and users need the package `uidmap` and ranges in /etc/subuid and /etc/subgid"
+            ));
+        }
         let tail = tail[tail.len().saturating_sub(TAIL_LINES)..].join("\n");
         if !tail.is_empty() {
             problem = problem.note(format!("last output: {tail}"));
@@ -158,6 +176,11 @@ impl<'a> FailureReporter<'a> {
             label: stage.map(|stage| format!("stage `{stage}`")),
         }
     }
+}
+
+/// What programs say when the kernel does not know the owner that they want.
+fn is_refused_owner(line: &str) -> bool {
+    line.contains("Invalid argument") || line.contains("Operation not permitted")
 }
 
 fn ending(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {

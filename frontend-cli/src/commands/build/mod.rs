@@ -74,7 +74,7 @@ async fn build_image(
     named: &NamedContexts,
     progress: &Progress,
 ) -> Result<Vec<Built>, CliError> {
-    let reporter = FailureReporter::new(source);
+    let reporter = FailureReporter::new(source).running_as(&engine.identity()?);
     let parsed = parse(source, options, &reporter, progress)?;
 
     let registries = registries();
