@@ -1,8 +1,6 @@
 //! Instructions on the command line (`import --change`), applied to the configuration of an image
 //! that is not built.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use cache::oci::{ContainerConfig, Platform};
 use parser::InstructionKind;
 use solver::llb::Definition;
@@ -40,7 +38,7 @@ pub(crate) fn configuration_of(
         InstructionKind::Env(env) => env.pairs.iter().any(|pair| pair.key.value == "PATH"),
         _ => false,
     });
-    let settings = settings(platform);
+    let settings = Settings::new("--change", platform);
     let first = |faults: Vec<super::Fault>| {
         faults.into_iter().next().map(|fault| fault.message).unwrap_or_default()
     };
@@ -59,28 +57,6 @@ pub(crate) fn configuration_of(
         config.env = config.env.filter(|env: &Vec<String>| !env.is_empty());
     }
     Ok(config)
-}
-
-fn settings(platform: &Platform) -> Settings {
-    Settings {
-        build_args: BTreeMap::new(),
-        target: None,
-        build_platform: platform.clone(),
-        target_platform: platform.clone(),
-        contexts: BTreeMap::new(),
-        labels: Vec::new(),
-        network: parser::Network::Default,
-        extra_hosts: Vec::new(),
-        allow_network_host: false,
-        allow_insecure: false,
-        no_cache: false,
-        no_cache_stages: BTreeSet::new(),
-        shm_size: None,
-        ulimits: Vec::new(),
-        context_excludes: Vec::new(),
-        file: "--change".into(),
-        multi_platform: false,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Dockerfile text in, the names of the rules that it breaks out.
 
-use std::collections::BTreeSet;
-
 use cache::oci::Platform;
 use executor::pattern::PatternMatcher;
 use parser::Span;
@@ -11,25 +9,7 @@ use crate::dockerfile::plan::Settings;
 
 fn settings() -> Settings {
     let platform: Platform = "linux/amd64".parse().unwrap();
-    Settings {
-        build_args: Default::default(),
-        target: None,
-        build_platform: platform.clone(),
-        target_platform: platform,
-        contexts: Default::default(),
-        labels: Vec::new(),
-        network: parser::Network::Default,
-        extra_hosts: Vec::new(),
-        allow_network_host: false,
-        allow_insecure: false,
-        no_cache: false,
-        no_cache_stages: BTreeSet::new(),
-        shm_size: None,
-        ulimits: Vec::new(),
-        context_excludes: Vec::new(),
-        file: "Dockerfile".into(),
-        multi_platform: false,
-    }
+    Settings::new("Dockerfile", &platform)
 }
 
 /// Rule and detail of everything that is reported.

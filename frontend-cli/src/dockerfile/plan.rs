@@ -38,6 +38,29 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// A build of `file` on and for `platform`, of which nothing else was said.
+    pub(crate) fn new(file: &str, platform: &Platform) -> Settings {
+        Settings {
+            build_args: BTreeMap::new(),
+            target: None,
+            build_platform: platform.clone(),
+            target_platform: platform.clone(),
+            contexts: BTreeMap::new(),
+            labels: Vec::new(),
+            network: parser::Network::Default,
+            extra_hosts: Vec::new(),
+            allow_network_host: false,
+            allow_insecure: false,
+            no_cache: false,
+            no_cache_stages: BTreeSet::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
+            context_excludes: Vec::new(),
+            file: file.to_owned(),
+            multi_platform: false,
+        }
+    }
+
     /// The context of this name, in any case, and its key; one for the platform alone
     /// (`name::linux/arm64`) comes first.
     pub(crate) fn context(&self, name: &str, platform: &Platform) -> Option<(&str, &NamedContext)> {

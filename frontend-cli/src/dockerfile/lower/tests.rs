@@ -1,7 +1,5 @@
 //! Dockerfile text in, history, configuration and vertices out.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use cache::oci::{DiffId, Digest, ImageConfiguration, Platform};
 use solver::llb::{Definition, FileAction, MountKind, Op};
 
@@ -10,25 +8,8 @@ use crate::dockerfile::plan::{ImageRequest, Plan, ResolvedImage, ResolvedImages,
 
 fn settings(build_args: &[(&str, &str)]) -> Settings {
     let platform: Platform = "linux/amd64".parse().unwrap();
-    Settings {
-        build_args: build_args.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        target: None,
-        build_platform: platform.clone(),
-        target_platform: platform,
-        contexts: BTreeMap::new(),
-        labels: Vec::new(),
-        network: parser::Network::Default,
-        extra_hosts: Vec::new(),
-        allow_network_host: false,
-        allow_insecure: false,
-        no_cache: false,
-        no_cache_stages: BTreeSet::new(),
-        shm_size: None,
-        ulimits: Vec::new(),
-        context_excludes: Vec::new(),
-        file: "Dockerfile".into(),
-        multi_platform: false,
-    }
+    let pairs = build_args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Settings { build_args: pairs.collect(), ..Settings::new("Dockerfile", &platform) }
 }
 
 /// An image of one layer with this configuration.
