@@ -8,7 +8,6 @@
 
 mod bounds;
 mod datagrams;
-mod measure;
 mod namespace;
 mod streams;
 
