@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
-/// Bytes a pipe holds by the kernel's default. Pipes of 256 KiB and of 1 MiB were no faster when
-/// measured, and an ordinary user's share of pipe memory is small.
+/// Bytes a pipe holds by the kernel's default. Pipes of 256 KiB were no faster on a busy
+/// machine, and an ordinary user's share of pipe memory is small.
 const CAPACITY: usize = 64 * 1024;
 
 /// Empty pipes kept for the next transfer. A relay holds one only while bytes are in it.
