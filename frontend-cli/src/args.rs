@@ -498,7 +498,7 @@ pub(crate) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// Ended containers too: all that are kept have ended, so that this changes nothing
+    /// Ended containers too
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Only ids
