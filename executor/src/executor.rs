@@ -21,7 +21,7 @@ use crate::copy::{FileOperation, view_active};
 use crate::log::ProcessLog;
 use crate::merged::Owners;
 use crate::users::{ProcessUser, Users};
-use crate::{DEFAULT_PATH, ExecutorError, MountSource, Process, ProcessMount};
+use crate::{DEFAULT_PATH, ExecutorError, MountSource, Process, ProcessMount, Redactions};
 
 /// How long the pipes of a container that has ended may stay open.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -46,8 +46,8 @@ pub enum ProcessIo {
         /// Its first size.
         size: WindowSize,
     },
-    /// To the log of a vertex, without standard input.
-    Log(LogSink),
+    /// To the log of a vertex, without what must not be seen there, and without standard input.
+    Log(LogSink, Redactions),
 }
 
 impl Executor {
@@ -77,7 +77,7 @@ impl Executor {
             ProcessIo::Inherit { stdin: false } => ContainerIo::Inherit { stdin: Stdin::Null },
             ProcessIo::Inherit { stdin: true } => ContainerIo::Inherit { stdin: Stdin::Inherit },
             ProcessIo::Terminal { size } => ContainerIo::Pty { size },
-            ProcessIo::Log(_) => ContainerIo::Pipes { stdin: Stdin::Null },
+            ProcessIo::Log(..) => ContainerIo::Pipes { stdin: Stdin::Null },
         };
         let spawner = self.spawner.clone();
         let container = blocking(move || Ok(spawner.spawn(&request, container_io)?)).await?;
@@ -137,7 +137,7 @@ impl Executor {
         set_shm_size(&mut all, process.shm_size);
         all.extend(more);
         spec.set_mounts(Some(all));
-        let is_build = matches!(io, ProcessIo::Log(_));
+        let is_build = matches!(io, ProcessIo::Log(..));
         let mut network_files = network_files(process, is_build);
         // A mount over /etc hides what is in it, as if it had come after these files.
         network_files.retain(|file| !hidden.iter().any(|target| file.target.starts_with(target)));
@@ -396,7 +396,7 @@ impl RunningProcess {
         let exit = AsyncFd::with_interest(exit, Interest::READABLE).map_err(failed)?;
         let mut followers = JoinSet::new();
         let log = match io {
-            ProcessIo::Log(sink) => Some(ProcessLog::new(sink)),
+            ProcessIo::Log(sink, hidden) => Some(ProcessLog::new(sink, hidden)),
             ProcessIo::Inherit { .. } | ProcessIo::Terminal { .. } => None,
         };
         if let Some(log) = &log {

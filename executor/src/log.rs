@@ -1,8 +1,10 @@
 //! What a process writes, on its way to the log of its vertex.
 //!
-//! Lines are passed on whole, a step's output is bounded, and the last lines are kept for the
-//! message of a failure.
+//! Lines are passed on whole and without the values of secrets, a step's output is bounded, and the
+//! last lines are kept for the message of a failure. Views show less than what is passed on; that is
+//! their affair.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,9 +13,11 @@ use solver::{LogSink, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-/// Bytes of a step's output that are shown unless `BUILDKIT_STEP_LOG_MAX_SIZE` says otherwise, as
-/// in BuildKit.
-const DEFAULT_LIMIT: u64 = 2 << 20;
+use crate::redact::Redactions;
+
+/// Bytes of a step's output that are passed on, unless `BUILDKIT_STEP_LOG_MAX_SIZE` asks for more:
+/// what a person would ever read, and what the memory can hold if nobody takes it.
+const DEFAULT_LIMIT: u64 = 16 << 20;
 /// A line longer than this is passed on in pieces.
 const MAX_LINE: usize = 64 << 10;
 /// Lines kept for the message of a failure.
@@ -25,6 +29,7 @@ const TAIL_WIDTH: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessLog {
     sink: LogSink,
+    hidden: Redactions,
     state: Arc<Mutex<State>>,
 }
 
@@ -38,21 +43,24 @@ struct State {
 }
 
 impl ProcessLog {
-    pub(crate) fn new(sink: LogSink) -> Self {
-        let limit = std::env::var("BUILDKIT_STEP_LOG_MAX_SIZE").ok();
-        Self::with_limit(sink, limit.and_then(|text| text.trim().parse().ok()))
+    pub(crate) fn new(sink: LogSink, hidden: Redactions) -> Self {
+        let wish = std::env::var("BUILDKIT_STEP_LOG_MAX_SIZE").ok();
+        let limit = match wish.and_then(|text| text.trim().parse::<i64>().ok()) {
+            None => Some(DEFAULT_LIMIT),
+            // A negative limit is none.
+            Some(wish) => u64::try_from(wish).ok().map(|wish| wish.max(DEFAULT_LIMIT)),
+        };
+        Self::with_limit(sink, hidden, limit)
     }
 
-    /// A negative `limit` is none.
-    fn with_limit(sink: LogSink, limit: Option<i64>) -> Self {
-        let limit = limit.map_or(Some(DEFAULT_LIMIT), |limit| u64::try_from(limit).ok());
+    fn with_limit(sink: LogSink, hidden: Redactions, limit: Option<u64>) -> Self {
         let state = State {
             left: limit,
             limit: limit.unwrap_or_default(),
             clipped: false,
             tail: VecDeque::new(),
         };
-        Self { sink, state: Arc::new(Mutex::new(state)) }
+        Self { sink, hidden, state: Arc::new(Mutex::new(state)) }
     }
 
     /// The last lines, oldest first.
@@ -71,7 +79,10 @@ impl ProcessLog {
             }
             let whole = match pending.iter().rposition(|&b| b == b'\n') {
                 Some(end) => end + 1,
-                None if pending.len() >= MAX_LINE => pending.len(),
+                None if pending.len() >= MAX_LINE + self.hidden.overlap() => {
+                    pending = self.hidden.hide(&pending).into_owned();
+                    pending.len().saturating_sub(self.hidden.overlap())
+                }
                 None => continue,
             };
             let rest = pending.split_off(whole);
@@ -83,7 +94,11 @@ impl ProcessLog {
         Ok(())
     }
 
-    fn write(&self, stream: Stream, mut data: Vec<u8>) {
+    fn write(&self, stream: Stream, data: Vec<u8>) {
+        let mut data = match self.hidden.hide(&data) {
+            Cow::Owned(hidden) => hidden,
+            Cow::Borrowed(_) => data,
+        };
         let mut state = self.state();
         for line in data.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             if state.tail.len() == TAIL_LINES {
@@ -138,7 +153,8 @@ mod tests {
         let vertex = Vertex { op, inputs: Vec::new(), meta: VertexMeta::named("x") };
         let vertex = Definition::new().add(vertex).unwrap();
         let (events, mut received) = EventSender::channel();
-        let log = ProcessLog::with_limit(LogSink::new(vertex, events), Some(12));
+        let hidden = Redactions::new([b"hree".to_vec()]);
+        let log = ProcessLog::with_limit(LogSink::new(vertex, events), hidden, Some(12));
         let (reader, writer) = std::io::pipe().unwrap();
         let copy = log.clone();
         let following =
@@ -146,7 +162,7 @@ mod tests {
         std::io::Write::write_all(&mut &writer, b"one\ntwo\nthree\nfour\nend").unwrap();
         drop(writer);
         following.await.unwrap().unwrap();
-        assert_eq!(log.tail(), ["one", "two", "three", "four", "end"]);
+        assert_eq!(log.tail(), ["one", "two", "t***", "four", "end"]);
         drop(log);
         let mut shown = Vec::new();
         while let Some(Event::Log { data, .. }) = received.recv().await {
@@ -154,7 +170,7 @@ mod tests {
         }
         assert_eq!(
             String::from_utf8_lossy(&shown),
-            "one\ntwo\nthre\n[output clipped, log limit 12B reached]\n"
+            "one\ntwo\nt***\n[output clipped, log limit 12B reached]\n"
         );
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::ExecutorError;
+use crate::{ExecutorError, Redactions};
 
 /// The most bytes a secret may have, as in BuildKit.
 pub const MAX_SECRET: usize = 500 * 1000;
@@ -46,6 +46,13 @@ impl SecretStore {
     /// The secret `id` is `value`.
     pub fn insert_value(&mut self, id: impl Into<String>, value: impl Into<Vec<u8>>) {
         self.secrets.insert(id.into(), Secret::Value(value.into()));
+    }
+
+    /// What must not be seen in any log. A secret that cannot be read is for the step that asks for
+    /// it to complain about.
+    pub fn redactions(&self) -> Redactions {
+        let values = self.secrets.keys().filter_map(|id| self.read(id).ok().flatten());
+        Redactions::new(values)
     }
 
     /// The value of the secret `id`; `None` if there is none.

@@ -43,7 +43,7 @@ impl LocalWorker {
         let active = self.prepare(base.as_ref()).map_err(OpError::worker)?;
         let prepared = self.prepare_exec(vertex, op, inputs).await.map_err(OpError::worker)?;
         let Prepared { process, mounts, caches, agents, copies } = prepared;
-        let io = ProcessIo::Log(log.clone());
+        let io = ProcessIo::Log(log.clone(), self.config.secrets.redactions());
         let started = self.executor.start(&process, &active, mounts, io).await;
         let mut running = started.map_err(OpError::worker)?;
         let status = running.wait().await.map_err(OpError::worker)?;
