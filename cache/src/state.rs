@@ -16,7 +16,7 @@
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
 //! ├── trash/<random>              being deleted
-//! └── cache-mounts/  volumes/  containers/  context-v1/      what others keep here
+//! └── cache-mounts/  volumes/  containers/  context-v1/  history-v1/     what others keep here
 //! ```
 //!
 //! A format change is a new `-vN` directory; the old one is left to the strake that made it.
@@ -185,6 +185,11 @@ impl Store {
     /// `<root>/context-v1`.
     pub fn contexts_dir(&self) -> PathBuf {
         self.inner.root.join("context-v1")
+    }
+
+    /// `<root>/history-v1`; whoever writes there makes it.
+    pub fn history_dir(&self) -> PathBuf {
+        self.inner.root.join("history-v1")
     }
 
     /// Takes `path`, which must lie on the store's file system, away at once and deletes it in the

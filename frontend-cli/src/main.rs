@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod dockerfile;
+mod history;
 mod progress;
 mod report;
 

@@ -130,6 +130,11 @@ impl CliError {
         self.exit_code
     }
 
+    /// The error as it is printed.
+    pub(crate) fn text(&self) -> String {
+        self.render(false)
+    }
+
     #[cfg(test)]
     pub(crate) fn message(&self) -> String {
         self.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("\n")

@@ -43,7 +43,7 @@ pub use ast::*;
 pub use diagnostic::{Diagnostic, Severity};
 pub use expand::{ExpandError, Expanded, ExpandedWords, Expander};
 pub use ignore::{IgnoreLine, parse_ignore};
-pub use lint::{Checks, Skip};
+pub use lint::{Checks, Skip, names_a_secret};
 pub use mode::{ModeChange, ModeClause, ModeOperator};
 pub use mount::{Mount, MountError, MountOption, MountSpec, Sharing};
 pub use rules::{LintRule, RULES, lint_rule};

@@ -335,7 +335,7 @@ impl Linter<'_> {
 
 /// Whether a part of `name` between underscores is a word for a secret, and none says that it is
 /// not one itself.
-fn names_a_secret(name: &str) -> bool {
+pub fn names_a_secret(name: &str) -> bool {
     const SECRET: [&str; 10] = [
         "apikey",
         "auth",

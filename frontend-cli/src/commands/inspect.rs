@@ -1,4 +1,4 @@
-//! `strake inspect` and `strake history`.
+//! `strake inspect` and `strake image history`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::engine::{Engine, Needs};
 use super::{ago, human_size, say, table};
-use crate::args::{HistoryArgs, InspectArgs};
+use crate::args::{ImageHistoryArgs, InspectArgs};
 use crate::report::CliError;
 
 /// Docker prints texts of its history table up to this width.
@@ -58,7 +58,10 @@ fn document(engine: &Engine, image: &Image) -> Result<Value, CliError> {
     }))
 }
 
-pub(crate) fn history(root: Option<PathBuf>, args: &HistoryArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn history(
+    root: Option<PathBuf>,
+    args: &ImageHistoryArgs,
+) -> Result<ExitCode, CliError> {
     let engine = Engine::open(root, Needs::Documents)?;
     let image = engine.find_image(&args.image)?;
     let mut sizes = image.manifest.layers().iter().map(|layer| layer.size());

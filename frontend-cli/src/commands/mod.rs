@@ -4,11 +4,12 @@
 //! and answers with an exit code. Nothing below this crate prints.
 
 mod archive;
-mod build;
+pub(crate) mod build;
 mod containers;
 mod du;
 mod engine;
 mod fsck;
+mod history;
 mod images;
 mod inspect;
 mod prune;
@@ -41,7 +42,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Import(args) => archive::import(root, &args),
         Command::Pull(args) => registry::pull(root, &args),
         Command::Push(args) => registry::push(root, &args),
-        Command::History(args) => inspect::history(root, &args),
+        Command::History(args) => history::history(root, args),
         Command::Inspect(args) => inspect::inspect(root, &args),
         Command::Why(args) => why::why(root, &args),
         Command::Ps(args) => containers::list(root, &args),
@@ -73,7 +74,7 @@ fn image(root: Option<PathBuf>, command: ImageCommand) -> Result<ExitCode, CliEr
         ImageCommand::Import(args) => Command::Import(args),
         ImageCommand::Pull(args) => Command::Pull(args),
         ImageCommand::Push(args) => Command::Push(args),
-        ImageCommand::History(args) => Command::History(args),
+        ImageCommand::History(args) => return inspect::history(root, &args),
         ImageCommand::Build(args) => Command::Build(args),
         ImageCommand::Prune(args) => return prune::images(root, &args),
     };

@@ -8,6 +8,7 @@
 //! Text of steps is foreign: views pass it through [`sanitize`], so that it cannot drive the
 //! terminal.
 
+mod clip;
 mod plain;
 mod rawjson;
 mod state;
@@ -24,6 +25,8 @@ pub(crate) use rawjson::base64;
 pub(crate) use state::{Outcome, State, Step};
 
 use crate::args::ProgressMode;
+use crate::history::{LogFiles, LogSizes};
+use clip::Clip;
 
 /// Names a step within one build's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +48,8 @@ pub(crate) enum Update {
         name: String,
         digest: String,
         inputs: Vec<String>,
+        /// Of the Dockerfile, from one.
+        lines: Option<(u32, u32)>,
     },
     Start {
         step: StepId,
@@ -92,11 +97,26 @@ pub(crate) struct Progress {
 
 /// The thread that shows the progress; joined by [`ProgressView::finish`].
 pub(crate) struct ProgressView {
-    thread: Option<JoinHandle<State>>,
+    thread: Option<JoinHandle<Shown>>,
+}
+
+/// What is left when everything was shown.
+#[derive(Default)]
+pub(crate) struct Shown {
+    pub(crate) state: State,
+    pub(crate) log_sizes: LogSizes,
 }
 
 /// Starts showing progress on stderr.
 pub(crate) fn start(mode: ProgressMode) -> (Progress, ProgressView) {
+    start_recording(mode, None)
+}
+
+/// As [`start`], keeping what the steps print.
+pub(crate) fn start_recording(
+    mode: ProgressMode,
+    logs: Option<LogFiles>,
+) -> (Progress, ProgressView) {
     let (sender, receiver) = channel();
     let stderr = std::io::stderr();
     let view: Option<Box<dyn View>> = match mode {
@@ -111,7 +131,7 @@ pub(crate) fn start(mode: ProgressMode) -> (Progress, ProgressView) {
     };
     let thread = std::thread::Builder::new()
         .name("progress".into())
-        .spawn(move || show(&receiver, view))
+        .spawn(move || show(&receiver, view, logs))
         .ok();
     let progress = Progress { sender, next: Arc::new(AtomicU64::new(0)) };
     (progress, ProgressView { thread })
@@ -121,9 +141,14 @@ fn is_dumb_terminal() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
 
-fn show(receiver: &Receiver<Update>, mut view: Option<Box<dyn View>>) -> State {
+fn show(
+    receiver: &Receiver<Update>,
+    mut view: Option<Box<dyn View>>,
+    mut logs: Option<LogFiles>,
+) -> Shown {
     const TICK: Duration = Duration::from_millis(100);
     let mut state = State::default();
+    let mut clip = Clip::from_env();
     let mut out = Vec::with_capacity(4096);
     loop {
         let first = match receiver.recv_timeout(TICK) {
@@ -136,7 +161,12 @@ fn show(receiver: &Receiver<Update>, mut view: Option<Box<dyn View>>) -> State {
                 // What has queued up meanwhile is shown at once, in one write.
                 for update in std::iter::once(update).chain(receiver.try_iter().take(4096)) {
                     state.apply(&update);
-                    if let Some(view) = &mut view {
+                    if let Some(logs) = &mut logs {
+                        logs.update(&state, &update);
+                    }
+                    if let Some(view) = &mut view
+                        && let Some(update) = clip.apply(update)
+                    {
                         view.update(&state, &update, &mut out);
                     }
                 }
@@ -147,13 +177,20 @@ fn show(receiver: &Receiver<Update>, mut view: Option<Box<dyn View>>) -> State {
                 }
             }
         }
+        if let Some(logs) = &mut logs {
+            logs.flush();
+        }
         flush(&mut out);
     }
     if let Some(view) = &mut view {
         view.finish(&state, &mut out);
     }
     flush(&mut out);
-    state
+    let log_sizes = logs.as_mut().map(|logs| {
+        logs.flush();
+        logs.sizes(&state)
+    });
+    Shown { state, log_sizes: log_sizes.unwrap_or_default() }
 }
 
 fn flush(out: &mut Vec<u8>) {
@@ -166,15 +203,21 @@ fn flush(out: &mut Vec<u8>) {
 
 impl Progress {
     /// Announces a step.
-    pub(crate) fn declare(&self, name: &str, digest: String, inputs: Vec<String>) -> StepId {
+    pub(crate) fn declare(
+        &self,
+        name: &str,
+        digest: String,
+        inputs: Vec<String>,
+        lines: Option<(u32, u32)>,
+    ) -> StepId {
         let step = StepId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.send(Update::Declare { step, name: name.to_owned(), digest, inputs });
+        self.send(Update::Declare { step, name: name.to_owned(), digest, inputs, lines });
         step
     }
 
     /// Announces and starts a step of the engine's own, such as loading the Dockerfile.
     pub(crate) fn begin(&self, name: &str) -> StepId {
-        let step = self.declare(name, format!("internal:{name}"), Vec::new());
+        let step = self.declare(name, format!("internal:{name}"), Vec::new(), None);
         self.send(Update::Start { step, at: SystemTime::now() });
         step
     }
@@ -200,14 +243,14 @@ impl Progress {
 
 impl ProgressView {
     /// Waits until everything sent is on the screen. All [`Progress`] clones must be gone.
-    pub(crate) fn finish(mut self) -> State {
+    pub(crate) fn finish(mut self) -> Shown {
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
 /// The text of a step, made harmless: no control character but the tab survives, except the colour
 /// sequences (`ESC [ … m`) where `colour` allows them.
-fn sanitize(text: &str, colour: bool) -> String {
+pub(crate) fn sanitize(text: &str, colour: bool) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {

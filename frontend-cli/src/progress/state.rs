@@ -21,6 +21,8 @@ pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) digest: String,
     pub(crate) inputs: Vec<String>,
+    /// Of the Dockerfile, from one.
+    pub(crate) lines: Option<(u32, u32)>,
     pub(crate) started: Option<SystemTime>,
     pub(crate) finished: Option<SystemTime>,
     pub(crate) outcome: Option<Outcome>,
@@ -55,8 +57,8 @@ impl State {
 
     pub(super) fn apply(&mut self, update: &Update) {
         match update {
-            Update::Declare { step, name, digest, inputs } => {
-                self.steps.insert(*step, Step::new(name, digest, inputs));
+            Update::Declare { step, name, digest, inputs, lines } => {
+                self.steps.insert(*step, Step { lines: *lines, ..Step::new(name, digest, inputs) });
             }
             Update::Start { step, at } => {
                 self.activate(*step);
@@ -121,6 +123,7 @@ impl Step {
             name: name.to_owned(),
             digest: digest.to_owned(),
             inputs: inputs.to_vec(),
+            lines: None,
             started: None,
             finished: None,
             outcome: None,

@@ -12,6 +12,7 @@ mod contexts;
 mod examples;
 mod faults;
 mod fuzz;
+mod history;
 mod images;
 mod oci;
 mod platforms;

@@ -16,17 +16,15 @@ pub(super) async fn forward(
     progress: Progress,
 ) {
     let mut steps: HashMap<VertexId, StepId> = HashMap::new();
-    let digest = |vertex: VertexId| {
-        let meta = &definition.vertex(vertex).meta;
-        let key = format!("{} {}", vertex.index(), meta.name);
-        cache::oci::Digest::of(key.as_bytes()).to_string()
-    };
+    let digest = |vertex| digest(definition, vertex);
     for vertex in definition.ids() {
         let inputs = definition.vertex(vertex).inputs.iter().map(|input| digest(input.edge.vertex));
+        let source = &definition.vertex(vertex).meta.source;
         let step = progress.declare(
             &definition.vertex(vertex).meta.name,
             digest(vertex),
             inputs.collect(),
+            source.as_ref().map(|lines| (lines.first_line, lines.last_line)),
         );
         steps.insert(vertex, step);
     }
@@ -63,4 +61,10 @@ pub(super) async fn forward(
             progress.send(update);
         }
     }
+}
+
+/// What a vertex is called by machines that follow the progress.
+pub(super) fn digest(definition: &Definition, vertex: VertexId) -> String {
+    let key = format!("{} {}", vertex.index(), definition.vertex(vertex).meta.name);
+    cache::oci::Digest::of(key.as_bytes()).to_string()
 }

@@ -12,6 +12,7 @@ mod forward;
 pub(crate) mod images;
 pub(crate) mod options;
 mod output;
+mod record;
 mod source;
 
 use std::collections::BTreeMap;
@@ -54,10 +55,15 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     let engine = Engine::open(root, Needs::Containers { first: None })?;
     let source = BuildSource::open(&options, &engine)?;
     let named = NamedContexts::open(&engine, &options)?;
-    let (progress, view) = progress::start(options.progress);
+    let (recording, logs) = record::begin(&engine, &options, &source)?;
+    let (progress, view) = progress::start_recording(options.progress, logs);
     let result = engine.block_on(build_image(&engine, &options, &source, &named, &progress));
     drop(progress);
-    findings::list(&view.finish().warnings, options.progress);
+    let shown = view.finish();
+    findings::list(&shown.state.warnings, options.progress);
+    if let Some(recording) = recording {
+        record::finish(recording, &shown, &options, result.as_ref().err());
+    }
     let built = result?;
     if options.quiet
         && let Some(id) = built.iter().find_map(Built::id)
