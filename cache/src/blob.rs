@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::StoreError;
 use crate::oci::{Descriptor, Digest};
-use crate::state::{Process, Unsynced, file_error};
+use crate::state::{Lease, Process, Unsynced, file_error};
 
 /// On blobs that are perhaps not on the disk yet: the id of the boot they were written in.
 const BOOT_XATTR: &str = "user.strake.boot";
@@ -113,8 +113,11 @@ impl Blobs {
         })
     }
 
-    /// The blob's length in bytes, if it is there.
+    /// The blob's length in bytes, if it is there. No prune removes it then, as long as this
+    /// process lives.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
+        // Without a lease it could be gone in a moment, which is as good as gone.
+        self.inner.process.leases().take(Lease::Blob(*digest)).ok()?;
         let path = self.path(digest);
         let metadata =
             fs_err::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;

@@ -10,13 +10,13 @@
 //! ```
 //!
 //! What images and containers need stays. Everything else is cache, and goes least recently used
-//! first, children before what they stand on. Two things make that safe: pruning holds the store's
-//! lock exclusively, so no build runs beside it; and records are forgotten before their snapshots
-//! are moved away, so a prune that is killed leaves at most snapshots that nobody needs, which the
-//! next one takes.
+//! first, children before what they stand on. Builds and containers may run meanwhile: what they
+//! rely on is leased (`state/lease.rs` has the argument why nothing falls between), and records are
+//! forgotten before their snapshots are moved away, so a prune that is killed leaves at most
+//! snapshots that nobody needs, which the next one takes.
 //!
 //! Sizes are disk blocks, with every inode counted once. What a removal frees counts an inode only
-//! when its last link goes.
+//! when its last link goes, and is measured on what was taken away.
 
 pub mod check;
 mod filter;
@@ -24,6 +24,7 @@ mod survey;
 mod usage;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -32,6 +33,7 @@ use crate::image::ImageError;
 use crate::state::{Store, StoreError, file_error};
 pub use filter::{Filter, FilterError};
 pub use survey::{Entry, Object, RecordType, Survey, survey};
+use usage::{Links, Usage};
 
 /// Deleting what was pruned may take this long before the next process takes it over.
 const TRASH_PATIENCE: Duration = Duration::from_secs(120);
@@ -75,33 +77,45 @@ pub struct Pruned {
     pub left: u64,
 }
 
-/// Removes cache.
+/// Removes cache, beside whoever uses the store: what others rely on stays.
 ///
 /// # Errors
-/// [`StoreError::Busy`] if other processes use the store and do not stop soon; nothing is removed
+/// [`StoreError::Busy`] if another process was stopped while writing a lease; nothing is removed
 /// then.
 pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, GcError> {
-    let alone = store.exclusive()?;
-    let mut survey = survey(store)?;
+    let measured = survey(store)?;
+    let total = measured.cache_size();
+    if keep_bytes(store, options, total)?.is_none() {
+        return Ok(Pruned { left: total, ..Pruned::default() });
+    }
+    let alone = store.process().leases().alone()?;
+    let mut survey = survey::graph(store)?;
+    survey.adopt_sizes(measured);
     let total = survey.cache_size();
     let Some(keep) = keep_bytes(store, options, total)? else {
         return Ok(Pruned { left: total, ..Pruned::default() });
     };
     let mut keys = std::mem::take(&mut survey.stale);
     if options.all && keep == 0 {
-        let needed = survey.entries.iter().filter(|entry| !entry.is_removable());
+        let needed = survey.entries.iter().filter(|entry| !entry.is_cache());
         let fitting = needed.filter(|entry| options.filters.iter().all(|one| one.fits(entry)));
         keys.extend(fitting.flat_map(|entry| entry.keys.iter().copied()));
     }
-    let (chosen, freed) = choose(&mut survey, options, total.saturating_sub(keep), keep > 0);
+    let chosen = choose(&mut survey, options, total.saturating_sub(keep), keep > 0);
     let removed: Vec<Entry> = chosen.into_iter().map(|at| survey.entries[at].clone()).collect();
     keys.extend(removed.iter().flat_map(|entry| entry.keys.iter().copied()));
     store.index().remove(&keys)?;
+    let mut held = Vec::new();
     for entry in &removed {
-        remove(store, &entry.object)?;
+        hold(store, &entry.object, &mut held)?;
     }
     store.snapshots().sweep_undurable()?;
     drop(alone);
+    // Nobody can link to it any more, so this is what the disk gives back.
+    let mut links = Links::default();
+    let usage = Usage::of(held.clone(), &mut links)?;
+    let freed = links.take(&usage);
+    store.trash_can().delete(held);
     // What is reported free is free.
     store.empty_trash(TRASH_PATIENCE);
     Ok(Pruned { removed, freed, left: total.saturating_sub(freed) })
@@ -127,13 +141,8 @@ fn keep_bytes(store: &Store, options: &PruneOptions, total: u64) -> Result<Optio
     Ok((keep < total).then_some(keep))
 }
 
-/// The places in the survey of what goes, in order, and the bytes that this frees.
-fn choose(
-    survey: &mut Survey,
-    options: &PruneOptions,
-    goal: u64,
-    has_goal: bool,
-) -> (Vec<usize>, u64) {
+/// The places in the survey of what goes, in order.
+fn choose(survey: &mut Survey, options: &PruneOptions, goal: u64, has_goal: bool) -> Vec<usize> {
     let mut chosen = Vec::new();
     let mut freed = 0;
     for at in survey.eviction_order() {
@@ -143,27 +152,25 @@ fn choose(
         let entry = &survey.entries[at];
         let fits = options.filters.iter().all(|filter| filter.fits(entry))
             && !(options.leftovers && (entry.is_mutable() || !entry.keys.is_empty()));
-        if !entry.is_removable() || !fits || survey.has_children(at) {
+        if !entry.is_removable() || !fits || !survey.is_measured(at) || survey.has_children(at) {
             continue;
         }
         freed += survey.take(at);
         chosen.push(at);
     }
-    (chosen, freed)
+    chosen
 }
 
-fn remove(store: &Store, object: &Object) -> Result<(), StoreError> {
-    match object {
-        Object::Snapshot(id) => store.snapshots().remove(id),
-        Object::Blob(digest) => store.blobs().remove(digest),
-        Object::CacheMount(name) => store.trash(&store.cache_mounts_dir().join(name)),
-        Object::Contexts => {
-            for path in survey::children(&store.contexts_dir())? {
-                store.trash(&path)?;
-            }
-            Ok(())
-        }
+/// Moves something into the trash, and adds where it lies there.
+fn hold(store: &Store, object: &Object, held: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    if let Object::Snapshot(id) = object {
+        store.snapshots().forget(id);
     }
+    let process = store.process().name();
+    for path in object.paths(store)? {
+        held.extend(store.trash_can().hold(&path, &process)?);
+    }
+    Ok(())
 }
 
 /// Removes images without a name or, with `all`, every image that none of `keep` (ids or names of

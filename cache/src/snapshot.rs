@@ -8,7 +8,8 @@
 //! snapshots-v1/<id>/
 //! ├── fs        overlayfs' upper directory: the changes
 //! ├── work      overlayfs' work directory, while active
-//! ├── info      parent, boot, …: makes it a snapshot, so it is written last
+//! ├── info      parent, boot, …: makes it a snapshot, so it is written last; its time is that of
+//! │             the last use
 //! ├── layer     digests of the changes as a layer, once computed
 //! ├── durable   the tree has reached the disk
 //! └── kept      instead of `info`: the tree of a container that outlives its process
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::StoreError;
 use crate::oci::ChainId;
-use crate::state::{Process, Trash, Unsynced, file_error, random};
+use crate::state::{Lease, Process, Trash, Unsynced, file_error, random};
 pub use active::{ActiveSnapshot, CommitInfo};
 pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
 pub use id::{SnapshotId, SnapshotIdError};
@@ -87,7 +88,10 @@ impl Snapshots {
 
     /// The committed snapshot; `None` if it or any ancestor is missing, or was not on the disk
     /// before the last reboot.
+    ///
+    /// No prune removes it, or what it stands on, as long as this process lives.
     pub fn get(&self, id: &SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        self.lease(id)?;
         let known = self.lock_known().get(id).cloned();
         if let Some(known) = known {
             if known.layers().all(|layer| layer.is_there()) {
@@ -143,6 +147,33 @@ impl Snapshots {
     pub fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.lock_known().remove(id);
         self.inner.trash.take(&self.snapshot_dir(id))
+    }
+
+    /// Keeps prunes away from it: see the module of leases.
+    fn lease(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.inner.process.leases().take(Lease::Snapshot(*id))
+    }
+
+    /// Notes that a build used it, so that it is the last to be pruned: the time of `info` is that
+    /// of the last use. A file's time costs no transaction, and losing it in a power cut nothing.
+    pub fn mark_used(&self, id: &SnapshotId) {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        // On a file system that is read-only nothing is pruned either.
+        let _ = utimensat(CWD, self.snapshot_dir(id).join(INFO), &times, AtFlags::empty());
+    }
+
+    /// Forgets what was read of a snapshot that is gone.
+    pub(crate) fn forget(&self, id: &SnapshotId) {
+        self.lock_known().remove(id);
+    }
+
+    /// Forgets all that was read.
+    pub(crate) fn forget_all(&self) {
+        // Dropped outside of the lock.
+        let known = std::mem::take(&mut *self.lock_known());
+        drop(known);
     }
 
     /// Every committed snapshot's id, in order.
@@ -257,8 +288,11 @@ impl Snapshots {
     fn link_chain(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
         let link = self.chain_link(chain);
         let temporary = self.inner.chains.join(format!(".{:032x}", random()));
-        symlink(id.to_string(), &temporary).map_err(file_error("make", &temporary))?;
-        fs_err::rename(&temporary, &link).map_err(file_error("make", &link))
+        // A prune sweeps links to trees that are gone: not between its look and its removal.
+        self.inner.process.leases().beside_prunes(|| {
+            symlink(id.to_string(), &temporary).map_err(file_error("make", &temporary))?;
+            fs_err::rename(&temporary, &link).map_err(file_error("make", &link))
+        })
     }
 
     fn directories(&self) -> Result<Vec<SnapshotId>, StoreError> {

@@ -3,12 +3,14 @@
 //! ```text
 //! <root>/
 //! ├── state.json                  layout version and feature list; unknown ones are refused
-//! ├── lock                        shared while a process uses the store, exclusive while pruning
+//! ├── lock                        shared while a process uses the store, exclusive for a repair
+//! ├── leases.lock                 who may remove what others might use
 //! ├── content/                    an OCI image layout
 //! │   ├── oci-layout  index.json
 //! │   └── blobs/sha256/<hex>
 //! ├── ingest/<process>/           what one process has not finished; swept when it is dead
 //! │   ├── lock                    held for as long as the process lives
+//! │   ├── leases                  what it relies on
 //! │   ├── <number>                a blob in the making
 //! │   └── <snapshot id>           says that this snapshot is active
 //! ├── unsynced/<name>             committed, but perhaps not on the disk yet
@@ -25,6 +27,7 @@
 //! background `syncfs` takes that mark off. After a power cut the next boot has another id, and
 //! what still carries the old one is treated as missing.
 
+mod lease;
 mod process;
 mod sync;
 mod trash;
@@ -45,6 +48,7 @@ use crate::index::Index;
 use crate::lock::{LockMode, lock_within, open_lock_file};
 use crate::snapshot::Snapshots;
 
+pub(crate) use lease::Lease;
 pub(crate) use process::Process;
 pub use sync::BackgroundSync;
 pub(crate) use sync::Unsynced;
@@ -53,11 +57,10 @@ pub(crate) use trash::Trash;
 /// The layout that this code reads and writes.
 const LAYOUT_VERSION: u64 = 1;
 
-/// Who finds the store locked for pruning waits this long. A prune moves trees into the trash,
-/// which takes microseconds each; longer than this is a stopped process.
-const PRUNE_PATIENCE: Duration = Duration::from_secs(60);
+/// Who finds the store locked waits this long.
+const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A prune gives up after this long if somebody keeps building.
+/// A repair gives up after this long if somebody keeps building.
 const EXCLUSIVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open store. Clones are the same store; the last one dropped gives its lock back.
@@ -72,10 +75,18 @@ struct Inner {
     lock: Mutex<File>,
     trash: Trash,
     unsynced: Unsynced,
+    process: Arc<Process>,
     blobs: Blobs,
     snapshots: Snapshots,
     index: Index,
     images: Images,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What is known of snapshots holds the process, whose leases would not end.
+        self.snapshots.forget_all();
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,28 +102,29 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NewerVersion`] or [`StoreError::UnknownFeature`] if a newer strake made it;
-    /// [`StoreError::Busy`] if it stays locked for pruning.
+    /// [`StoreError::Busy`] if it stays locked for a repair.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         // Snapshots hold set-user-ID programs of strangers: nobody else may walk in here.
         make_dir(root, 0o700)?;
         let root = &fs_err::canonicalize(root).map_err(file_error("find", root))?;
         let lock_path = root.join("lock");
         let lock = open_lock_file(&lock_path)?;
-        if !lock_within(&lock, &lock_path, LockMode::Shared, PRUNE_PATIENCE)? {
-            return Err(StoreError::Busy { path: root.clone(), doing: "pruning" });
+        if !lock_within(&lock, &lock_path, LockMode::Shared, OPEN_PATIENCE)? {
+            return Err(StoreError::Busy { path: root.clone(), doing: "repairing" });
         }
         if !check_state(root)? {
             make_layout(root)?;
         }
-        let trash = Trash::open(root.join("trash"))?;
+        let trash = Trash::open(root.join("trash"), &root.join("ingest"))?;
         let unsynced = Unsynced::open(root)?;
         let process = Arc::new(Process::register(&root.join("ingest"), |id| {
             Snapshots::sweep(&root.join("snapshots-v1"), id, &trash)
         })?);
         let content = root.join("content");
         let blobs = Blobs::new(&content, process.clone(), unsynced.clone());
-        let snapshots = Snapshots::new(root, process, unsynced.clone(), trash.clone());
+        let snapshots = Snapshots::new(root, process.clone(), unsynced.clone(), trash.clone());
         let inner = Inner {
+            process,
             lock: Mutex::new(lock),
             images: Images::new(content, blobs.clone()),
             index: Index::new(root.join("index-v1").join("index.sqlite")),
@@ -198,6 +210,20 @@ impl Store {
         self.inner.trash.take(path)
     }
 
+    /// Keeps prunes away from the directory `name` in [`Store::cache_mounts_dir`] for as long as
+    /// this process lives. Call it before looking whether the directory is there.
+    pub fn lease_cache_mount(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.process.leases().take(Lease::CacheMount(name.to_owned()))
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.inner.process
+    }
+
+    pub(crate) fn trash_can(&self) -> &Trash {
+        &self.inner.trash
+    }
+
     /// Waits until what was trashed is deleted, but not longer than `patience`. The rest is
     /// deleted by the next process that opens the store.
     pub fn empty_trash(&self, patience: Duration) {
@@ -219,7 +245,7 @@ impl Store {
         if lock_within(&lock, &path, LockMode::Exclusive, EXCLUSIVE_PATIENCE)? {
             return Ok(Exclusive { store: self.clone() });
         }
-        lock_within(&lock, &path, LockMode::Shared, PRUNE_PATIENCE)?;
+        lock_within(&lock, &path, LockMode::Shared, OPEN_PATIENCE)?;
         Err(StoreError::Busy { path: self.inner.root.clone(), doing: "using" })
     }
 }
@@ -235,7 +261,7 @@ impl Drop for Exclusive {
         let lock = self.store.inner.lock.lock().unwrap_or_else(PoisonError::into_inner);
         // We hold it exclusively, so sharing it cannot fail for want of the lock.
         let path = self.store.inner.root.join("lock");
-        if let Err(error) = lock_within(&lock, &path, LockMode::Shared, PRUNE_PATIENCE) {
+        if let Err(error) = lock_within(&lock, &path, LockMode::Shared, OPEN_PATIENCE) {
             tracing::warn!("the store's lock could not be shared again: {error}");
         }
     }

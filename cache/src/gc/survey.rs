@@ -1,6 +1,6 @@
 //! Everything that the store holds and that is, or could become, cache.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -10,7 +10,7 @@ use crate::image::document::digest_of;
 use crate::index::CacheKey;
 use crate::oci::{ChainId, Digest};
 use crate::snapshot::SnapshotId;
-use crate::state::{Store, StoreError, file_error};
+use crate::state::{Lease, Store, StoreError, file_error};
 
 /// A thing in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,27 @@ impl Object {
             Object::Blob(digest) => digest.hex(),
             Object::CacheMount(name) => name.clone(),
             Object::Contexts => "contexts".to_owned(),
+        }
+    }
+
+    /// What is removed with it.
+    pub(super) fn paths(&self, store: &Store) -> Result<Vec<PathBuf>, StoreError> {
+        match self {
+            Object::Snapshot(id) => Ok(vec![store.snapshots().directory(id)]),
+            Object::Blob(digest) => Ok(vec![store.blobs().path(digest)]),
+            Object::CacheMount(name) => Ok(vec![store.cache_mounts_dir().join(name)]),
+            // The directory itself stays.
+            Object::Contexts => children(&store.contexts_dir()),
+        }
+    }
+
+    /// The lease of who relies on it; trees are leased with all that they stand on. The memory of
+    /// contexts needs none: who has it open reads on, and who saves makes it anew.
+    fn lease(&self) -> Option<Lease> {
+        match self {
+            Object::Blob(digest) => Some(Lease::Blob(*digest)),
+            Object::CacheMount(name) => Some(Lease::CacheMount(name.clone())),
+            Object::Snapshot(_) | Object::Contexts => None,
         }
     }
 }
@@ -76,19 +97,29 @@ pub struct Entry {
     pub created: Option<String>,
     /// When it, or something on top of it, was last used; seconds since 1970.
     pub last_used: i64,
-    /// Whether a kept container needs it.
+    /// Whether a kept container needs it, or another process relies on it.
     pub in_use: bool,
+    /// Whether that is only a process, whose end makes it cache again.
+    pub leased: bool,
     /// Whether an image needs it.
     pub shared: bool,
+    /// Whether this process relies on it: such things go last.
+    is_own: bool,
     /// The records whose result it is.
     pub(super) keys: Vec<CacheKey>,
-    usage: Usage,
+    /// `None`: not measured.
+    usage: Option<Usage>,
 }
 
 impl Entry {
     /// Whether neither an image nor a container needs it.
+    pub fn is_cache(&self) -> bool {
+        !self.shared && (!self.in_use || self.leased)
+    }
+
+    /// Whether it is cache that nobody is using just now.
     pub fn is_removable(&self) -> bool {
-        !self.in_use && !self.shared
+        self.is_cache() && !self.in_use
     }
 
     /// Whether steps still write to it.
@@ -113,7 +144,7 @@ pub struct Survey {
 impl Survey {
     /// Bytes of what neither an image nor a container needs.
     pub fn cache_size(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.is_removable()).map(|entry| entry.size).sum()
+        self.entries.iter().filter(|entry| entry.is_cache()).map(|entry| entry.size).sum()
     }
 
     /// Bytes of everything.
@@ -128,7 +159,8 @@ impl Survey {
         }
     }
 
-    /// Least recently used first, and a child always before what it stands on.
+    /// Least recently used first, what this process uses last, and a child always before what it
+    /// stands on.
     pub(super) fn eviction_order(&self) -> Vec<usize> {
         let depth = |entry: &Entry| match &entry.object {
             Object::Snapshot(id) => self.depths.get(id).copied().unwrap_or_default(),
@@ -137,7 +169,8 @@ impl Survey {
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
         order.sort_by_key(|&at| {
             let entry = &self.entries[at];
-            (entry.last_used, std::cmp::Reverse(depth(entry)), entry.object.clone())
+            let age = (entry.is_own, entry.last_used);
+            (age, std::cmp::Reverse(depth(entry)), entry.object.clone())
         });
         order
     }
@@ -149,13 +182,40 @@ impl Survey {
         {
             *count = count.saturating_sub(1);
         }
-        self.links.take(&self.entries[at].usage)
+        self.entries[at].usage.as_ref().map_or(0, |usage| self.links.take(usage))
+    }
+
+    pub(super) fn is_measured(&self, at: usize) -> bool {
+        self.entries[at].usage.is_some()
+    }
+
+    /// Takes over the sizes of an earlier survey. What is new since then has none.
+    pub(super) fn adopt_sizes(&mut self, measured: Survey) {
+        self.links = measured.links;
+        let mut sizes: BTreeMap<Object, (u64, Option<Usage>)> = measured
+            .entries
+            .into_iter()
+            .map(|entry| (entry.object, (entry.size, entry.usage)))
+            .collect();
+        for entry in &mut self.entries {
+            (entry.size, entry.usage) = sizes.remove(&entry.object).unwrap_or_default();
+        }
     }
 }
 
 /// Looks at everything in the store. Walks every file tree, so it costs about what `du` does.
 pub fn survey(store: &Store) -> Result<Survey, GcError> {
+    let mut survey = graph(store)?;
+    measure(store, &mut survey)?;
+    Ok(survey)
+}
+
+/// Who needs what, without sizes.
+pub(super) fn graph(store: &Store) -> Result<Survey, GcError> {
     let mut survey = Survey::default();
+    // First of all: who ends from here on has left its reasons where they are read below.
+    let leases = store.process().leases();
+    let (own, others) = (leases.own(), leases.of_others()?);
     let snapshots = store.snapshots();
     let mut trees: BTreeMap<SnapshotId, Entry> = BTreeMap::new();
     for id in snapshots.list()? {
@@ -196,6 +256,25 @@ pub fn survey(store: &Store) -> Result<Survey, GcError> {
             }
         }
     }
+    let leased = |leases: &HashSet<Lease>| {
+        let ids = leases.iter().filter_map(|lease| match lease {
+            Lease::Snapshot(id) => Some(*id),
+            _ => None,
+        });
+        ids.flat_map(&ancestry).collect::<BTreeSet<SnapshotId>>()
+    };
+    for id in leased(&others) {
+        if let Some(entry) = trees.get_mut(&id)
+            && !entry.in_use
+        {
+            (entry.in_use, entry.leased) = (true, true);
+        }
+    }
+    for id in leased(&own) {
+        if let Some(entry) = trees.get_mut(&id) {
+            entry.is_own = true;
+        }
+    }
     // Who is used uses what it stands on.
     let used: Vec<(SnapshotId, i64)> = trees.iter().map(|(id, e)| (*id, e.last_used)).collect();
     for (id, time) in used {
@@ -213,7 +292,14 @@ pub fn survey(store: &Store) -> Result<Survey, GcError> {
     }
     survey.entries = trees.into_values().collect();
     add_others(store, &protected, &mut survey)?;
-    measure(store, &mut survey)?;
+    for entry in &mut survey.entries {
+        if let Some(lease) = entry.object.lease() {
+            entry.is_own |= own.contains(&lease);
+            if others.contains(&lease) && !entry.in_use {
+                (entry.in_use, entry.leased) = (true, true);
+            }
+        }
+    }
     Ok(survey)
 }
 
@@ -227,9 +313,11 @@ fn bare(object: Object, record_type: RecordType, description: &str) -> Entry {
         created: None,
         last_used: 0,
         in_use: false,
+        leased: false,
         shared: false,
+        is_own: false,
         keys: Vec::new(),
-        usage: Usage::default(),
+        usage: None,
     }
 }
 
@@ -321,23 +409,17 @@ fn add_others(
 
 /// Sizes, beginning with what stays: what is shared with it is not cache.
 fn measure(store: &Store, survey: &mut Survey) -> Result<(), GcError> {
-    survey.entries.sort_by_key(|entry| (entry.is_removable(), entry.object.clone()));
+    survey.entries.sort_by_key(|entry| (entry.is_cache(), entry.object.clone()));
     for entry in &mut survey.entries {
-        let paths = match &entry.object {
-            Object::Snapshot(id) => vec![store.snapshots().directory(id)],
-            Object::Blob(digest) => vec![store.blobs().path(digest)],
-            Object::CacheMount(name) => vec![store.cache_mounts_dir().join(name)],
-            // The directory itself stays.
-            Object::Contexts => children(&store.contexts_dir())?,
-        };
-        entry.usage = Usage::of(paths, &mut survey.links)?;
-        entry.size = survey.links.count(&entry.usage);
+        let usage = Usage::of(entry.object.paths(store)?, &mut survey.links)?;
+        entry.size = survey.links.count(&usage);
+        entry.usage = Some(usage);
     }
     Ok(())
 }
 
 /// The paths of what lies in a directory.
-pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+fn children(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = fs_err::read_dir(dir).map_err(file_error("list", dir))?;
     entries.map(|entry| Ok(entry.map_err(file_error("list", dir))?.path())).collect()
 }

@@ -118,6 +118,8 @@ impl ActiveSnapshot {
     pub fn commit(mut self, commit: CommitInfo) -> Result<Snapshot, StoreError> {
         let snapshots = self.snapshots.clone();
         let dir = &self.layer.dir;
+        // Before anybody, a prune included, can see it.
+        snapshots.lease(self.id())?;
         snapshots.inner.trash.take(&self.work())?;
         let unpacked = *self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(digests) = unpacked.filter(|found| Some(found.diff_id) == commit.diff_id) {

@@ -2,7 +2,7 @@
 //!
 //! Every process that opens the store has a directory in `ingest/` and holds a lock in it for as
 //! long as it lives. Half-written blobs lie there; an active snapshot has an empty file of its name
-//! there. Who opens the store later tries the locks, and a lock that can be had belongs to a dead
+//! there, and what the process relies on stands in `leases`. Who opens the store later tries the locks, and a lock that can be had belongs to a dead
 //! process.
 
 use std::ffi::OsStr;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::lease::{self, Leases};
 use super::{file_error, make_dir, random};
 use crate::error::StoreError;
 use crate::lock::{LockMode, lock_within, open_lock_file, try_lock};
@@ -20,13 +21,14 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The name of the lock inside a process's directory, and of the one that guards the making and
 /// sweeping of such directories.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
 /// This process's directory in `ingest/`. Dropped, it is removed.
 #[derive(Debug)]
 pub(crate) struct Process {
     dir: PathBuf,
     next: AtomicU64,
+    leases: Leases,
     _lock: File,
 }
 
@@ -60,7 +62,18 @@ impl Process {
         if !try_lock(&lock, &lock_path, LockMode::Exclusive)? {
             return Err(StoreError::Busy { path: dir, doing: "sweeping" });
         }
-        Ok(Process { dir, next: AtomicU64::new(0), _lock: lock })
+        let leases = Leases::new(ingest, &dir)?;
+        Ok(Process { dir, next: AtomicU64::new(0), leases, _lock: lock })
+    }
+
+    /// What this process relies on.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// The name of this process's directory.
+    pub(crate) fn name(&self) -> String {
+        self.dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     /// A path for a new half-written file.
@@ -77,6 +90,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Not the whole tree: if an active snapshot were left, its mark must stay for the sweep.
+        let _ = fs_err::remove_file(self.dir.join(lease::FILE));
         let _ = fs_err::remove_file(self.dir.join(LOCK));
         let _ = fs_err::remove_dir(&self.dir);
     }

@@ -1,7 +1,8 @@
 //! Removing big trees without waiting for it.
 //!
 //! A rename takes the tree away at once; one thread per process deletes what was renamed. Whatever
-//! a process does not get done is deleted by the next one.
+//! a process does not get done is deleted by the next one. Who wants to look at what it took before
+//! it is deleted holds it: `<random>.held-<process>` is left alone while that process lives.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::{file_error, make_dir, random};
 use crate::error::StoreError;
+
+/// Stands between a random name and that of the process which holds it.
+const HELD: &str = ".held-";
 
 /// The trash directory of a store. Clones are the same.
 #[derive(Clone, Debug)]
@@ -30,12 +34,16 @@ struct QueueState {
 }
 
 impl Trash {
-    /// Starts deleting what earlier processes left.
-    pub(crate) fn open(dir: PathBuf) -> Result<Trash, StoreError> {
+    /// Starts deleting what earlier processes left. `ingest` has a directory for each that lives.
+    pub(crate) fn open(dir: PathBuf, ingest: &Path) -> Result<Trash, StoreError> {
         make_dir(&dir, 0o755)?;
         let mut left = Vec::new();
         for entry in fs_err::read_dir(&dir).map_err(file_error("list", &dir))? {
-            left.push(entry.map_err(file_error("list", &dir))?.path());
+            let path = entry.map_err(file_error("list", &dir))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !name.split_once(HELD).is_some_and(|(_, process)| ingest.join(process).exists()) {
+                left.push(path);
+            }
         }
         let trash = Trash { dir: Arc::new(dir), queue: Arc::default() };
         trash.delete(left);
@@ -53,6 +61,17 @@ impl Trash {
         Ok(())
     }
 
+    /// Takes `path` away without deleting it; `None` if it is not there. `process` is who will pass
+    /// the result to [`Trash::delete`].
+    pub(crate) fn hold(&self, path: &Path, process: &str) -> Result<Option<PathBuf>, StoreError> {
+        let target = self.dir.join(format!("{:032x}{HELD}{process}", random()));
+        match fs_err::rename(path, &target) {
+            Ok(()) => Ok(Some(target)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file_error("remove", path)(error)),
+        }
+    }
+
     /// Waits until everything is deleted, or `patience` is over.
     pub(crate) fn wait(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
@@ -66,7 +85,8 @@ impl Trash {
         }
     }
 
-    fn delete(&self, paths: Vec<PathBuf>) {
+    /// Deletes what lies in the trash.
+    pub(crate) fn delete(&self, paths: Vec<PathBuf>) {
         let mut state = self.queue.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.extend(paths);
         if state.running || state.waiting.is_empty() {

@@ -1,18 +1,20 @@
 //! Pruning: what goes, in which order, and what never does.
 
-use std::time::{Duration, Instant};
-
+use cache::Store;
 use cache::gc::{self, Object, PruneOptions, check};
 use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Output, Record};
 use cache::snapshot::SnapshotId;
-use cache::{Store, StoreError};
 
 use crate::world::{World, committed};
 
 /// Commits a tree with one file of `kib` KiB over `parent`, as the result of a step.
 fn step(world: &World, name: &str, parent: Option<&SnapshotId>, kib: usize) -> SnapshotId {
-    let active = world.store.snapshots().prepare(parent).unwrap();
+    step_in(&world.store, name, parent, kib)
+}
+
+fn step_in(store: &Store, name: &str, parent: Option<&SnapshotId>, kib: usize) -> SnapshotId {
+    let active = store.snapshots().prepare(parent).unwrap();
     fs_err::write(active.upper().join(name), vec![7; kib << 10]).unwrap();
     let id = *active.commit(committed()).unwrap().id();
     let record = Record {
@@ -23,7 +25,7 @@ fn step(world: &World, name: &str, parent: Option<&SnapshotId>, kib: usize) -> S
         created: "2026-01-02T03:04:05Z".to_owned(),
         ingredients: Vec::new(),
     };
-    world.store.index().insert(&record).unwrap();
+    store.index().insert(&record).unwrap();
     id
 }
 
@@ -95,15 +97,75 @@ fn volumes_are_never_touched() {
 }
 
 #[test]
-fn a_store_in_use_is_left_alone() {
+fn what_another_process_relies_on_stays_until_it_ends() {
     let world = World::new();
     let base = step(&world, "base", None, 10);
+    let used = step(&world, "used", Some(&base), 10);
+    step(&world, "unused", Some(&base), 10);
+    let (blob, unread) = (world.store.blobs().put(b"read"), world.store.blobs().put(b"unread"));
+    let (blob, unread) = (blob.unwrap(), unread.unwrap());
+    for name in ["mounted", "idle"] {
+        fs_err::create_dir(world.store.cache_mounts_dir().join(name)).unwrap();
+    }
+    // The maker of it all ends.
+    let world = world.reopened();
     let other = Store::open(world.store.root()).unwrap();
-    let started = Instant::now();
-    let error = gc::prune(&world.store, &PruneOptions::default()).unwrap_err();
-    assert!(matches!(error, gc::GcError::Store(StoreError::Busy { .. })), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(30));
-    assert!(other.snapshots().get(&base).unwrap().is_some());
+    assert!(other.snapshots().get(&used).unwrap().is_some());
+    assert!(other.blobs().contains(&blob));
+    other.lease_cache_mount("mounted").unwrap();
+    let made = step_in(&other, "made", Some(&used), 10);
+
+    let survey = gc::survey(&world.store).unwrap();
+    let in_use: Vec<_> = survey.entries.iter().filter(|entry| entry.in_use).collect();
+    assert_eq!(in_use.len(), 5, "{in_use:?}");
+    let pruned = gc::prune(&world.store, &PruneOptions::default()).unwrap();
+    let mut gone = names(&pruned);
+    gone.sort_unstable();
+    assert_eq!(gone, ["a blob that no image names", "cache mount idle", "unused"]);
+    assert!(!world.store.blobs().contains(&unread));
+    assert!(pruned.left > 0);
+    for id in [&base, &used, &made] {
+        assert!(other.snapshots().get(id).unwrap().is_some());
+    }
+    assert!(other.blobs().open(&blob).is_ok());
+
+    drop(other);
+    let pruned = gc::prune(&world.store, &PruneOptions::default()).unwrap();
+    assert_eq!(pruned.removed.len(), 5, "{pruned:?}");
+    assert_eq!(pruned.left, 0);
+}
+
+#[test]
+fn a_use_is_noted_on_the_tree() {
+    let world = World::new();
+    let one = step(&world, "one", None, 10);
+    let two = step(&world, "two", None, 10);
+    for id in [&one, &two] {
+        let info = world.store.snapshots().get(id).unwrap().unwrap().upper().with_file_name("info");
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        fs_err::File::options().write(true).open(info).unwrap().file().set_modified(old).unwrap();
+    }
+    // What the records say of their storing is as new as the test.
+    let keys: Vec<_> = world.store.index().records().unwrap().iter().map(|r| r.key).collect();
+    world.store.index().remove(&keys).unwrap();
+    world.store.snapshots().mark_used(&one);
+    let survey = gc::survey(&world.store).unwrap();
+    let used = |id: &SnapshotId| {
+        let entry = survey.entries.iter().find(|entry| entry.object == Object::Snapshot(*id));
+        entry.unwrap().last_used
+    };
+    assert!(used(&one) > used(&two) && used(&two) == 1_000_000);
+}
+
+#[test]
+fn what_this_process_uses_goes_last() {
+    let world = World::new();
+    let old = step(&world, "old", None, 1000);
+    let world = world.reopened();
+    step(&world, "new", None, 1000);
+    let options = PruneOptions { max_used_space: 1500 << 10, ..PruneOptions::default() };
+    assert_eq!(names(&gc::prune(&world.store, &options).unwrap()), ["old"]);
+    assert!(world.store.snapshots().get(&old).unwrap().is_none());
 }
 
 #[test]

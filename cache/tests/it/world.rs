@@ -27,6 +27,14 @@ impl World {
         World { store: Store::open(&dir.path().join("root")).unwrap(), dir }
     }
 
+    /// The same store, as another process finds it when this one has ended.
+    pub(crate) fn reopened(self) -> World {
+        let World { store, dir } = self;
+        let root = store.root().to_owned();
+        drop(store);
+        World { store: Store::open(&root).unwrap(), dir }
+    }
+
     pub(crate) fn try_unpack(
         &self,
         parent: Option<&Snapshot>,

@@ -112,6 +112,9 @@ impl CacheMount {
             let path = path.to_owned();
             move |errno: Errno| ExecutorError::File { attempt, path, source: errno.into() }
         };
+        if let Some(name) = dir.file_name() {
+            store.lease_cache_mount(&name.to_string_lossy())?;
+        }
         fs_err::create_dir_all(dir).map_err(ExecutorError::file("make the cache mount", dir))?;
         let lock_path = dir.join("lock");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
