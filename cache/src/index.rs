@@ -7,7 +7,7 @@
 //!
 //! | table | row |
 //! |---|---|
-//! | `records` | key → operation, name, outputs, ingredients (JSON, zstd), created, last used |
+//! | `records` | key → operation, name, outputs, ingredients (JSON, zstd), created, stored |
 //! | `latest` | scope, name → key: what a step was when its project was last built |
 //! | `layer_blobs` | DiffId, kind → descriptor |
 //! | `kept` | space, key → bytes of the caller |
@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::types::ToSql;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -291,7 +290,7 @@ impl Index {
         rows.into_iter().map(RecordRow::into_record).collect()
     }
 
-    /// When a record was last stored or touched, seconds since 1970.
+    /// When a record was last stored, seconds since 1970. Uses are noted on its trees.
     pub fn last_used(&self, key: &CacheKey) -> Result<Option<i64>, StoreError> {
         self.database.read(|connection| {
             connection
@@ -301,29 +300,15 @@ impl Index {
         })
     }
 
-    /// Marks records as used now, in one transaction.
-    pub fn touch(&self, keys: &[CacheKey]) -> Result<(), StoreError> {
-        let now = now();
-        self.for_each_key(keys, "UPDATE records SET used = ?2 WHERE key = ?1", Some(&now))
-    }
-
     /// Forgets records, in one transaction.
     pub fn remove(&self, keys: &[CacheKey]) -> Result<(), StoreError> {
-        self.for_each_key(keys, "DELETE FROM records WHERE key = ?1", None)
-    }
-
-    fn for_each_key(
-        &self,
-        keys: &[CacheKey],
-        statement: &str,
-        value: Option<&dyn ToSql>,
-    ) -> Result<(), StoreError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         self.database.write(|transaction| {
-            let mut statement = transaction.prepare_cached(statement)?;
+            let mut delete = transaction.prepare_cached("DELETE FROM records WHERE key = ?1")?;
             for key in keys {
-                let key: &dyn ToSql = key.0.as_bytes();
-                let parameters: Vec<&dyn ToSql> = [key].into_iter().chain(value).collect();
-                statement.execute(&parameters[..])?;
+                delete.execute([key.0.as_bytes()])?;
             }
             Ok(())
         })

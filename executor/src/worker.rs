@@ -313,6 +313,11 @@ impl Worker for LocalWorker {
 
     fn exists(&self, output: &Output) -> bool {
         let Some(id) = output.snapshot else { return true };
-        matches!(self.config.store.snapshots().get(&id), Ok(Some(_)))
+        let snapshots = self.config.store.snapshots();
+        let is_there = matches!(snapshots.get(&id), Ok(Some(_)));
+        if is_there {
+            snapshots.mark_used(&id);
+        }
+        is_there
     }
 }

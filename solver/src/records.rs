@@ -11,8 +11,9 @@ use thiserror::Error;
 /// Remembers results across builds.
 ///
 /// All calls are short (tens of microseconds) and come from the scheduling task, except
-/// [`Records::insert`] and [`Records::touch`], which come from a thread of their own. Several processes may share what is
-/// behind this at any time.
+/// [`Records::insert`], which comes from a thread of its own. Several processes may share what is
+/// behind this at any time. That a record was used is the worker's to note, who is asked for its
+/// trees ([`crate::Worker::exists`]).
 pub trait Records: Send + Sync + 'static {
     /// The record of a key.
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError>;
@@ -23,9 +24,6 @@ pub trait Records: Send + Sync + 'static {
 
     /// Stores records, in order, each in place of an older one of the same key.
     fn insert(&self, records: &[Record]) -> Result<(), RecordsError>;
-
-    /// Says that a build used these records, so that they are the last to be pruned.
-    fn touch(&self, keys: &[CacheKey]) -> Result<(), RecordsError>;
 }
 
 /// The records cannot be read or written. Never ends a build: what cannot be read is a miss.
@@ -48,10 +46,6 @@ impl Records for Index {
 
     fn insert(&self, records: &[Record]) -> Result<(), RecordsError> {
         self.insert_many(records).map_err(boxed)
-    }
-
-    fn touch(&self, keys: &[CacheKey]) -> Result<(), RecordsError> {
-        Index::touch(self, keys).map_err(boxed)
     }
 }
 
@@ -108,10 +102,6 @@ impl Records for MemoryRecords {
             memory.ops.insert(record.op);
             memory.records.insert(record.key, record.clone());
         }
-        Ok(())
-    }
-
-    fn touch(&self, _: &[CacheKey]) -> Result<(), RecordsError> {
         Ok(())
     }
 }

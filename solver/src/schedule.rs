@@ -356,9 +356,6 @@ impl Schedule {
 
     fn take_hit(&mut self, vertex: usize) -> Result<bool, SolveError> {
         let Some(record) = self.vertices[vertex].hit.take() else { return Ok(false) };
-        if !record::is_recent(&record.created) {
-            self.writer.touch(record.key);
-        }
         self.finish(vertex, &record.outputs, Origin::Fast, record.created)?;
         Ok(true)
     }

@@ -43,6 +43,7 @@ pub trait Worker: Send + Sync + 'static {
 
     /// Whether the snapshot of a record is still there and sound.
     ///
+    /// Who answers yes notes that the tree was used, so that it is the last to be pruned.
     /// Asked for every record that might be used, on the task that schedules: a few `stat` calls,
     /// not more. Answers for an output without a snapshot are not asked for.
     fn exists(&self, output: &Output) -> bool;

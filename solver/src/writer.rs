@@ -8,7 +8,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use cache::index::{CacheKey, Record};
+use cache::index::Record;
 use tokio::task::spawn_blocking;
 
 use crate::records::{Records, RecordsError};
@@ -27,11 +27,9 @@ pub(crate) struct Writer {
     failure: Option<RecordsError>,
 }
 
-/// One result under all its keys, or the news that a record was used.
-#[derive(Default)]
+/// One result under all its keys.
 struct Entry {
     store: Vec<Record>,
-    used: Option<CacheKey>,
     claim: Option<Claim>,
 }
 
@@ -48,12 +46,7 @@ impl Writer {
 
     /// Stores records of one result and then gives the claim back.
     pub(crate) fn store(&mut self, store: Vec<Record>, claim: Option<Claim>) {
-        self.push(Entry { store, used: None, claim });
-    }
-
-    /// Notes that a record was used.
-    pub(crate) fn touch(&mut self, key: CacheKey) {
-        self.push(Entry { used: Some(key), ..Entry::default() });
+        self.push(Entry { store, claim });
     }
 
     /// Waits until everything is stored; answers with the first failure.
@@ -133,15 +126,12 @@ impl Drop for Running {
 
 fn write(records: &dyn Records, batch: Vec<Entry>) -> Result<(), RecordsError> {
     let mut store = Vec::with_capacity(batch.len());
-    let mut used = Vec::new();
     let mut claims = Vec::new();
     for entry in batch {
         store.extend(entry.store);
-        used.extend(entry.used);
         claims.extend(entry.claim);
     }
     let stored = if store.is_empty() { Ok(()) } else { records.insert(&store) };
     drop(claims);
-    let touched = if used.is_empty() { Ok(()) } else { records.touch(&used) };
-    stored.and(touched)
+    stored
 }

@@ -89,12 +89,3 @@ fn links(inputs: &[ProbeInput], contents: Option<&[Fingerprint]>) -> Vec<Ingredi
     }
     links
 }
-
-/// Whether a record is too young to be pruned whatever its last use was, so that noting the use is
-/// not worth a write: with WAL the first write of a process costs two waits for the disk, which is
-/// more than all else of a build that finds everything cached.
-pub(super) fn is_recent(created: &str) -> bool {
-    const HOUR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
-    let created = created.parse::<jiff::Timestamp>();
-    created.is_ok_and(|created| jiff::Timestamp::now().duration_since(created) < HOUR)
-}

@@ -27,10 +27,6 @@ impl Records for Broken {
     fn insert(&self, _: &[Record]) -> Result<(), RecordsError> {
         broken()
     }
-
-    fn touch(&self, _: &[CacheKey]) -> Result<(), RecordsError> {
-        broken()
-    }
 }
 
 #[tokio::test]
@@ -74,10 +70,6 @@ impl Records for Slow {
         std::thread::sleep(std::time::Duration::from_millis(5));
         self.inserts.fetch_add(1, Ordering::Relaxed);
         self.records.fetch_add(records.len(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn touch(&self, _: &[CacheKey]) -> Result<(), RecordsError> {
         Ok(())
     }
 }
