@@ -13,6 +13,9 @@ use exporter::{
 
 use crate::world::{TREE, World, listing, name, podman, run};
 
+/// What podman trusts. Debian's packages bring such a file; a podman that is only unpacked has none.
+const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/peers/policy.json");
+
 fn options(format: ArchiveFormat, compression: Compression) -> ArchiveOptions {
     let form = LayerForm { compression, force: false };
     ArchiveOptions { format, form, annotations: BTreeMap::new(), index: false }
@@ -106,7 +109,7 @@ fn podman_loads_our_archives() {
     let image = world.image();
     for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
         let path = save_to(&world, &image, "a.tar", &options(format, Compression::Gzip(6)));
-        podman(&world, &["load", "-q", "-i", &path]);
+        podman(&world, &["load", "--signature-policy", POLICY, "-q", "-i", &path]);
         let template = "{{.Id}} {{.Config.Cmd}}";
         let inspected = podman(&world, &["image", "inspect", "--format", template, "app:1"]);
         assert_eq!(inspected.trim(), format!("{} [/bin/tool]", image.config_digest.hex()));
@@ -163,11 +166,24 @@ fn we_load_what_skopeo_and_podman_save() {
         run("skopeo", &["copy", "--insecure-policy", &source, &target]);
         check_content(&image, target.split(':').nth(1).unwrap());
     }
-    podman(&world, &["load", "-q", "-i", &ours]);
+    podman(&world, &["load", "--signature-policy", POLICY, "-q", "-i", &ours]);
     for format in ["docker-archive", "oci-archive"] {
         let path = world.path(&format!("podman-{format}.tar"));
         let path = path.to_str().unwrap();
-        podman(&world, &["save", "-q", "--format", format, "-o", path, "docker.io/library/app:1"]);
+        podman(
+            &world,
+            &[
+                "save",
+                "--signature-policy",
+                POLICY,
+                "-q",
+                "--format",
+                format,
+                "-o",
+                path,
+                "docker.io/library/app:1",
+            ],
+        );
         check_content(&image, path);
     }
 }
