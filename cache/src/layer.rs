@@ -14,6 +14,7 @@
 pub mod archive;
 mod compress;
 mod digesting;
+mod hashing;
 mod header;
 mod input;
 mod pack;

@@ -11,6 +11,7 @@
 //! ├── info      parent, boot, …: makes it a snapshot, so it is written last; its time is that of
 //! │             the last use
 //! ├── layer     digests of the changes as a layer, once computed
+//! ├── copied    what its files were copied from, where that can be told later
 //! ├── durable   the tree has reached the disk
 //! └── kept      instead of `info`: the tree of a container that outlives its process
 //! ```

@@ -14,7 +14,7 @@
 //! │   ├── <number>                a blob in the making
 //! │   └── <snapshot id>           says that this snapshot is active
 //! ├── unsynced/<name>             committed, but perhaps not on the disk yet
-//! ├── snapshots-v1/<id>/{fs,work,info,layer,durable}
+//! ├── snapshots-v1/<id>/{fs,work,info,layer,copied,durable}
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
 //! ├── trash/<random>              being deleted

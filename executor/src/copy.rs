@@ -14,13 +14,16 @@
 pub(crate) mod archive;
 mod chmod;
 mod file;
+mod reuse;
 mod target;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
+use cache::hash::Fingerprint;
 use cache::snapshot::{ActiveSnapshot, Snapshot};
 use rayon::prelude::*;
 use solver::llb::{CopyAction, MkdirAction, Unpack};
@@ -34,6 +37,7 @@ use crate::source_tree::{Found, SourceTree, join};
 use crate::users::Users;
 use chmod::Chmod;
 use file::Links;
+use reuse::Reuse;
 pub(crate) use target::{Attributes, TargetDir, timestamps};
 use target::{Destination, resolve_destination};
 
@@ -66,6 +70,7 @@ pub(crate) fn view_active(active: &ActiveSnapshot, owners: Owners) -> io::Result
 pub(crate) struct FileOperation {
     root: Arc<TargetDir>,
     base: Arc<Dir>,
+    reuse: Option<Reuse>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -92,9 +97,37 @@ impl FileOperation {
         Ok(Self::over(root, base))
     }
 
+    /// As [`FileOperation::new`]; files that are as they were when `earlier`, a result of the same
+    /// step, was made become links to its files. What is made is noted, so that the next run can do
+    /// the same: [`FileOperation::note_copies`].
+    pub(crate) fn after(
+        earlier: Option<&Snapshot>,
+        active: &ActiveSnapshot,
+        owners: Owners,
+    ) -> Result<Self, ExecutorError> {
+        let failed = |source| ExecutorError::File {
+            attempt: "open the snapshot",
+            path: active.upper().to_owned(),
+            source,
+        };
+        let reuse = Reuse::of(earlier);
+        let lower = view(active.parent(), owners).map_err(failed)?;
+        let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
+        let earlier = earlier.filter(|_| reuse.knows_any()).map(Snapshot::upper);
+        let root = TargetDir::root_after(earlier, active.upper(), lower, owners).map_err(failed)?;
+        Ok(Self { root, base, reuse: Some(reuse), cancelled: Arc::default() })
+    }
+
+    /// Writes down what the files of `active` were copied from.
+    pub(crate) fn note_copies(self, active: &ActiveSnapshot) -> Result<(), ExecutorError> {
+        let note = active.copied_note();
+        let write = |reuse: Reuse| reuse.write(&note);
+        self.reuse.map_or(Ok(()), write).map_err(ExecutorError::file("write", &note))
+    }
+
     /// An operation on the tree at `root`, whose base is `base`.
     pub(crate) fn over(root: Arc<TargetDir>, base: Arc<Dir>) -> Self {
-        Self { root, base, cancelled: Arc::default() }
+        Self { root, base, reuse: None, cancelled: Arc::default() }
     }
 
     /// Unpacks an archive into the root of the tree.
@@ -161,8 +194,10 @@ impl FileOperation {
         let created = action.created.map(|seconds| (seconds, 0));
         let ownership = Ownership { owner, chmod, from_context, created };
         let (_, exclude) = matchers(&[], &action.exclude)?;
-        let links = Mutex::default();
-        let copier = Copier { source, ownership: &ownership, links, cancelled: &self.cancelled };
+        let links = Links::default();
+        let reuse = self.reuse.as_ref().filter(|_| source.is_context && from_context);
+        let cancelled = &self.cancelled;
+        let copier = Copier { source, ownership: &ownership, links, reuse, cancelled };
         let mut copied = Copied::default();
         for written in &action.sources {
             if action.parents {
@@ -213,6 +248,9 @@ impl FileOperation {
             let shown = display_path(&found.path).display().to_string();
             if let Some(archive) = archive::open(file.into(), &shown)? {
                 let target = self.destination_directory(&action.dest, copier.ownership)?;
+                if let Some(reuse) = &self.reuse {
+                    reuse.distrust();
+                }
                 return archive::unpack(archive, &shown, &target, copier.ownership.owner);
             }
             if action.unpack == Unpack::Always {
@@ -329,7 +367,8 @@ pub(crate) struct Copied {
 struct Copier<'a> {
     source: &'a SourceTree,
     ownership: &'a Ownership,
-    links: Mutex<Links>,
+    links: Links,
+    reuse: Option<&'a Reuse>,
     cancelled: &'a AtomicBool,
 }
 
@@ -414,26 +453,31 @@ impl Copier<'_> {
             let path = target.path().join(target_name);
             return Err(ExecutorError::File { attempt: "copy to", path, source });
         }
+        // In a directory that the base does not have, a link that can be made hides nothing.
+        if target.is_new()
+            && self.link_earlier(entry, &file::Place { dir: target, name: target_name })
+        {
+            return Ok(());
+        }
         let existing = target.lookup(target_name);
         match existing.map_err(failed("look at", target, Some(target_name)))? {
             Some(existing) if existing.meta.kind == Kind::Dir => {
                 let path = target.path().join(target_name);
                 return Err(ExecutorError::FileOverDirectory { path });
             }
+            Some(existing) if existing.in_upper => {
+                if let Some(reuse) = self.reuse {
+                    reuse.distrust();
+                }
+            }
             _ => {}
         }
         let copy = || -> io::Result<()> {
             let place = file::Place { dir: target, name: target_name };
             if entry.meta.links > 1 && entry.meta.kind != Kind::Dir {
-                let mut links = self.links.lock().unwrap_or_else(|p| p.into_inner());
-                let key = (entry.meta.device, entry.meta.inode);
-                if let Some((first_dir, first_name)) = links.get(&key) {
-                    let first = file::Place { dir: first_dir, name: first_name };
-                    return file::link(&first, &place);
-                }
-                self.copy_file(dir, name, entry, &place)?;
-                links.insert(key, (target.clone(), target_name.to_owned()));
-                return Ok(());
+                return self
+                    .links
+                    .copy_once(&entry.meta, &place, || self.copy_file(dir, name, entry, &place));
             }
             self.copy_file(dir, name, entry, &place)
         };
@@ -450,9 +494,19 @@ impl Copier<'_> {
         let meta = &entry.meta;
         match meta.kind {
             Kind::File => {
+                if !place.dir.is_new() && self.link_earlier(entry, place) {
+                    return Ok(());
+                }
+                // Before it is read: only then does its age say that a later change would show.
+                let known = self.identity(meta);
                 let source = dir.open_file(name, entry)?;
-                let xattrs = self.xattrs(dir.file_xattrs(std::os::fd::AsFd::as_fd(&source))?);
-                file::copy_regular(&source, meta, place, &self.attributes(meta, &xattrs))
+                let xattrs = self.xattrs(dir.file_xattrs(source.as_fd())?);
+                let attributes = self.attributes(meta, &xattrs);
+                let target = file::copy_regular(&source, meta, place, &attributes)?;
+                match known {
+                    Some((reuse, identity)) => reuse.copied(identity, meta, &source, &target),
+                    None => Ok(()),
+                }
             }
             Kind::Symlink => {
                 let target = dir.read_link(name, entry)?;
@@ -460,6 +514,19 @@ impl Copier<'_> {
             }
             _ => file::make_special(meta, place, &self.attributes(meta, &Xattrs::new())),
         }
+    }
+
+    /// Takes a file from the last result of the step, if it is there and the same.
+    fn link_earlier(&self, entry: &Entry, place: &file::Place<'_>) -> bool {
+        let is_candidate = entry.meta.kind == Kind::File && place.dir.earlier().is_some();
+        let known = if is_candidate { self.identity(&entry.meta) } else { None };
+        known.is_some_and(|(reuse, identity)| reuse.link(identity, &entry.meta, place))
+    }
+
+    /// What tells the copy of a file from others, where copies are noted.
+    fn identity(&self, meta: &Meta) -> Option<(&Reuse, Fingerprint)> {
+        let reuse = self.reuse?;
+        Some((reuse, reuse::identity(meta, &self.attributes(meta, &Xattrs::new()))?))
     }
 
     fn xattrs(&self, mut xattrs: Xattrs) -> Xattrs {

@@ -32,6 +32,8 @@ const CHUNK: usize = 256 * 1024;
 
 /// With more files than this, `why` is told about directories instead.
 const MAX_INGREDIENTS: usize = 2_000;
+/// Directories further down than this are not told apart then.
+const MAX_SUMMARY_DEPTH: usize = 7;
 
 /// One file of a selection.
 struct Item {
@@ -55,15 +57,15 @@ impl SourceTree {
     /// an error, a pattern that matches nothing is not.
     pub(crate) fn content(&self, selector: &Selector) -> Result<Content, ExecutorError> {
         let (include, exclude) = matchers(&selector.include, &selector.exclude)?;
-        let everything = [SelectPath {
+        let root = [SelectPath {
             path: "/".to_owned(),
             wildcard: false,
             follow: true,
             contents_only: true,
         }];
-        let paths = if selector.paths.is_empty() { &everything } else { &selector.paths[..] };
+        let paths = if selector.paths.is_empty() { &root } else { &selector.paths[..] };
         let mut fingerprint = FingerprintBuilder::new("strake selected content v1");
-        let mut ingredients = Vec::new();
+        let mut everything = Vec::new();
         for path in paths {
             let selected = if selector.parents {
                 self.select_with_parents(path, &exclude)?
@@ -71,15 +73,15 @@ impl SourceTree {
                 self.select(path, &include, &exclude)?
             };
             fingerprint.add("path", &[]);
-            for Selected { label, shown, items } in selected {
-                fingerprint.add("selected", &label);
-                for item in items {
+            for selected in selected {
+                fingerprint.add("selected", &selected.label);
+                for item in &selected.items {
                     fingerprint.add("file", &item.encode());
-                    ingredients.push(item.ingredient(&shown));
                 }
+                everything.push(selected);
             }
         }
-        Ok(Content { fingerprint: fingerprint.finish(), ingredients: summarise(ingredients) })
+        Ok(Content { fingerprint: fingerprint.finish(), ingredients: ingredients(&everything) })
     }
 
     /// The items of one path: per match its label, its path for people, and its files.
@@ -317,17 +319,24 @@ impl Item {
         bytes
     }
 
+    /// Its path for people, without a slash before it, in the place of what `path` held.
+    fn write_path(&self, selected: &[u8], path: &mut Vec<u8>) {
+        path.clear();
+        path.extend(selected);
+        if !path.is_empty() && !self.relative.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(&self.relative);
+    }
+
     /// File systems disagree about the size of anything else.
     fn size(&self) -> u64 {
         if self.meta.kind == Kind::File { self.meta.size } else { 0 }
     }
 
     fn ingredient(&self, selected: &[u8]) -> Ingredient {
-        let mut path = selected.to_vec();
-        if !path.is_empty() && !self.relative.is_empty() {
-            path.push(b'/');
-        }
-        path.extend(&self.relative);
+        let mut path = Vec::new();
+        self.write_path(selected, &mut path);
         let meta = &self.meta;
         let owner = if (meta.uid, meta.gid) == (0, 0) {
             String::new()
@@ -346,35 +355,72 @@ impl Item {
 }
 
 /// Files as they are while they are few, else one ingredient for each of the topmost directories.
-fn summarise(files: Vec<Ingredient>) -> Vec<Ingredient> {
-    if files.len() <= MAX_INGREDIENTS {
-        return files;
-    }
-    let depth_of = |depth: usize| {
-        let mut groups = std::collections::BTreeMap::<String, FingerprintBuilder>::new();
-        for file in &files {
-            let mut ends = file.part.match_indices('/').map(|(i, _)| i).skip(depth);
-            let group = ends.next().map_or(file.part.as_str(), |end| &file.part[..end]);
-            let builder = groups
-                .entry(group.to_owned())
-                .or_insert_with(|| FingerprintBuilder::new("strake file summary v1"));
-            builder.add(&file.part, file.value.as_bytes());
-        }
-        groups
+fn ingredients(selected: &[Selected]) -> Vec<Ingredient> {
+    let files = || {
+        selected.iter().flat_map(|group| group.items.iter().map(|item| (item, &group.shown[..])))
     };
-    let mut best = depth_of(1);
-    for depth in 2..8 {
-        let deeper = depth_of(depth);
-        if deeper.len() > MAX_INGREDIENTS {
-            break;
-        }
-        best = deeper;
+    if files().count() <= MAX_INGREDIENTS {
+        return files().map(|(item, shown)| item.ingredient(shown)).collect();
     }
-    let ingredient = |(part, builder): (String, FingerprintBuilder)| Ingredient {
-        part,
-        value: builder.finish().short(),
+    let mut path = Vec::new();
+    // Files of one directory stand together, so that changes of the beginning count directories.
+    let mut directories = [0; MAX_SUMMARY_DEPTH + 1];
+    let mut before = Vec::new();
+    for (item, shown) in files() {
+        item.write_path(shown, &mut path);
+        for (depth, count) in directories.iter_mut().enumerate().skip(1) {
+            *count += usize::from(beginning(&path, depth) != beginning(&before, depth));
+        }
+        std::mem::swap(&mut path, &mut before);
+    }
+    let fits = |depth: &usize| directories[*depth] <= MAX_INGREDIENTS;
+    let depth = (2..=MAX_SUMMARY_DEPTH).take_while(fits).last().unwrap_or(1);
+    summary(files(), depth)
+}
+
+/// One ingredient for each beginning of the files' paths, `depth` names long.
+fn summary<'a>(files: impl Iterator<Item = (&'a Item, &'a [u8])>, depth: usize) -> Vec<Ingredient> {
+    let mut groups = std::collections::BTreeMap::<Vec<u8>, Fingerprint>::new();
+    let mut close = |group: &[u8], builder: &mut FingerprintBuilder| {
+        let sum = match groups.get(group) {
+            // Two paths of a step may lead into one directory.
+            Some(before) => {
+                builder.add("before", before.as_bytes());
+                builder.finish()
+            }
+            None if groups.len() == MAX_INGREDIENTS => return,
+            None => builder.finish(),
+        };
+        groups.insert(group.to_vec(), sum);
     };
-    best.into_iter().take(MAX_INGREDIENTS).map(ingredient).collect()
+    let new = || FingerprintBuilder::new("strake file summary v1");
+    let (mut path, mut group, mut builder) = (Vec::new(), None::<Vec<u8>>, new());
+    for (item, shown) in files {
+        item.write_path(shown, &mut path);
+        let here = beginning(&path, depth);
+        if group.as_deref().is_some_and(|group| group != here) {
+            close(&group.take().unwrap_or_default(), &mut builder);
+            builder = new();
+        }
+        builder.add("path", &path);
+        builder.add("file", &item.encode());
+        group.get_or_insert_with(|| here.to_vec());
+    }
+    if let Some(group) = group {
+        close(&group, &mut builder);
+    }
+    let ingredient = |(group, sum): (Vec<u8>, Fingerprint)| Ingredient {
+        part: format!("file:/{}", String::from_utf8_lossy(&group)),
+        value: sum.short(),
+    };
+    groups.into_iter().map(ingredient).collect()
+}
+
+/// The first `depth` names of a path.
+fn beginning(path: &[u8], depth: usize) -> &[u8] {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let end = slashes.map(|(index, _)| index).nth(depth - 1);
+    &path[..end.unwrap_or(path.len())]
 }
 
 fn hash_file(file: std::fs::File) -> io::Result<Fingerprint> {

@@ -31,7 +31,7 @@ const LIMIT: usize = 1_000_000;
 
 /// What tells one state of a file from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
@@ -103,13 +103,13 @@ impl StatCache {
 }
 
 impl Stamp {
-    fn of(meta: &Meta) -> Self {
+    pub(crate) fn of(meta: &Meta) -> Self {
         Self { size: meta.size, mtime: meta.mtime, ctime: meta.ctime }
     }
 }
 
 /// Whether a later change of the file is sure to change its times.
-fn is_settled(meta: &Meta, now: SystemTime) -> bool {
+pub(crate) fn is_settled(meta: &Meta, now: SystemTime) -> bool {
     let coarse = meta.mtime.1 == 0 && meta.ctime.1 == 0;
     let tick = if coarse { COARSE_TICK } else { TICK };
     let Ok(seconds) = u64::try_from(meta.ctime.0) else { return true };

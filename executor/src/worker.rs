@@ -13,6 +13,7 @@
 mod agent;
 mod cache_mount;
 mod exec;
+mod file;
 mod git;
 mod http;
 mod image;
@@ -30,12 +31,11 @@ use cache::remote::Registries;
 use cache::snapshot::{ActiveSnapshot, CommitInfo, Snapshot};
 use futures_util::future::BoxFuture;
 use runtime::{Identity, Spawner};
-use solver::llb::{FileAction, FileOp, Op, SourceOp, Vertex};
+use solver::llb::{Op, SourceOp, Vertex};
 use solver::{Content, ContentRequest, InputValue, LogSink, OpError, Output, Worker};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::copy::FileOperation;
 use crate::executor::{blocking, owners};
 use crate::merged::Owners;
 use crate::stat_cache::StatCache;
@@ -164,7 +164,9 @@ impl LocalWorker {
     ) -> Result<Vec<Output>, OpError> {
         let output = match &vertex.op {
             Op::Exec(op) => self.exec_op(vertex, op, &inputs, log).await?,
-            Op::File(op) => self.file_op(op, &inputs, log).await.map_err(OpError::worker)?,
+            Op::File(op) => {
+                self.file_op(vertex, op, &inputs, log).await.map_err(OpError::worker)?
+            }
             Op::Merge(_) => self.merge_op(&inputs).await.map_err(OpError::worker)?,
             Op::Source(source) => self.source_op(source, log).await.map_err(OpError::worker)?,
         };
@@ -184,46 +186,6 @@ impl LocalWorker {
                 reason: "a context is read where it lies, not executed".to_owned(),
             }),
         }
-    }
-
-    async fn file_op(
-        &self,
-        op: &FileOp,
-        inputs: &[InputValue],
-        log: &LogSink,
-    ) -> Result<Output, ExecutorError> {
-        let base = self.rootfs(inputs)?;
-        let active = self.prepare(base.as_ref())?;
-        let mut actions = Vec::new();
-        for action in &op.actions {
-            let source = match action {
-                FileAction::Copy(copy) => Some(self.tree(input(inputs, copy.input)?)?),
-                FileAction::Mkdir(_) => None,
-            };
-            actions.push((action.clone(), source));
-        }
-        let cancel = CancelOnDrop::default();
-        let cancelled = cancel.flag.clone();
-        let owners = self.owners;
-        let (active, unmatched) = blocking(move || {
-            let operation = FileOperation::new(&active, owners)?.cancelled_by(cancelled);
-            let mut unmatched = Vec::new();
-            for (action, source) in &actions {
-                match (action, source) {
-                    (FileAction::Copy(copy), Some(source)) => {
-                        unmatched.extend(operation.copy(copy, source)?.unmatched);
-                    }
-                    (FileAction::Mkdir(mkdir), _) => operation.mkdir(mkdir)?,
-                    (FileAction::Copy(_), None) => {}
-                }
-            }
-            Ok((active, unmatched))
-        })
-        .await?;
-        for pattern in unmatched {
-            log.warn(format!("`{pattern}` matches no file"));
-        }
-        self.commit(active).await
     }
 
     /// The snapshot of input 0; nothing for scratch.

@@ -2,12 +2,9 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
-
-use sha2::{Digest as _, Sha256};
 
 use super::archive::Source;
+use super::hashing::Hasher;
 use crate::oci::Digest;
 
 const BLOCK_BYTES: usize = 256 << 10;
@@ -22,38 +19,15 @@ pub(super) struct HashedInput<'a> {
     hasher: Hasher,
 }
 
-/// The thread, or no thread where none can be had.
-enum Hasher {
-    Thread { sender: SyncSender<Arc<Vec<u8>>>, thread: JoinHandle<Digest> },
-    Here(Box<Sha256>),
-}
-
 impl<'a> HashedInput<'a> {
     pub(super) fn new(reader: &'a mut dyn Read) -> Self {
-        let (sender, receiver) = sync_channel::<Arc<Vec<u8>>>(BEHIND);
-        let thread = std::thread::Builder::new().name("diff id".to_owned()).spawn(move || {
-            let mut hasher = Sha256::new();
-            while let Ok(block) = receiver.recv() {
-                hasher.update(&block[..]);
-            }
-            Digest::from_bytes(hasher.finalize().into())
-        });
-        let hasher = match thread {
-            Ok(thread) => Hasher::Thread { sender, thread },
-            Err(_) => Hasher::Here(Box::new(Sha256::new())),
-        };
+        let hasher = Hasher::spawn(BEHIND);
         HashedInput { reader, block: Arc::new(Vec::new()), start: 0, hasher }
     }
 
     /// The digest of everything that was read.
     pub(super) fn finish(self) -> Digest {
-        match self.hasher {
-            Hasher::Here(hasher) => Digest::from_bytes(hasher.finalize().into()),
-            Hasher::Thread { sender, thread } => {
-                drop(sender);
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
-        }
+        self.hasher.finish()
     }
 }
 
@@ -73,11 +47,8 @@ impl Source for HashedInput<'_> {
             }
             block.truncate(length);
             let block = Arc::new(block);
-            match &mut self.hasher {
-                Hasher::Here(hasher) => hasher.update(&block[..]),
-                Hasher::Thread { sender, .. } => {
-                    sender.send(block.clone()).map_err(io::Error::other)?;
-                }
+            if !self.hasher.update(block.clone()) {
+                return Err(io::Error::other("the thread that hashes has ended"));
             }
             (self.block, self.start) = (block, 0);
         }

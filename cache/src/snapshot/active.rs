@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use oci_spec::runtime::Mount;
 
-use super::info::{self, INFO, Info, KEPT, Kept, LAYER};
+use super::info::{self, COPIED, INFO, Info, KEPT, Kept, LAYER};
 use super::{LayerDigests, MAX_LAYERS, Snapshot, SnapshotId, SnapshotLayer, Snapshots, overlay};
 use crate::error::StoreError;
 use crate::oci::{ChainId, DiffId};
@@ -95,6 +95,11 @@ impl ActiveSnapshot {
     /// whiteouts are character devices 0:0, opaque directories have `user.overlay.opaque=y`.
     pub fn upper(&self) -> &Path {
         &self.layer.upper
+    }
+
+    /// Where whoever copies files into it may note what they came from.
+    pub fn copied_note(&self) -> PathBuf {
+        self.layer.dir.join(COPIED)
     }
 
     /// What the changes are against.

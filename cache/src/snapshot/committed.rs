@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
 
-use super::info::{self, INFO, Info, LAYER};
+use super::info::{self, COPIED, INFO, Info, LAYER};
 use super::{SnapshotId, Snapshots, overlay};
 use crate::error::StoreError;
 use crate::hash::{Fingerprint, FingerprintBuilder};
@@ -113,6 +113,11 @@ impl Snapshot {
     /// Its own directory of changes.
     pub fn upper(&self) -> &Path {
         &self.node.layer.upper
+    }
+
+    /// Where whoever copied its files may have noted what they came from.
+    pub fn copied_note(&self) -> PathBuf {
+        self.node.layer.dir.join(COPIED)
     }
 
     /// How to mount it, read-only.

@@ -1,4 +1,4 @@
-//! What lies beside a snapshot's tree: `info`, `layer`, `kept`.
+//! What lies beside a snapshot's tree: `info`, `layer`, `copied`, `kept`.
 
 use std::io;
 use std::path::Path;
@@ -15,6 +15,8 @@ use crate::state::{file_error, write_atomically};
 pub(super) const INFO: &str = "info";
 /// The digests of the layer, once somebody asked.
 pub(super) const LAYER: &str = "layer";
+/// What the tree's files were copied from; whoever copied writes and reads it.
+pub(super) const COPIED: &str = "copied";
 /// Made by a sync: the tree is on the disk.
 pub(super) const DURABLE: &str = "durable";
 /// The tree of a container that outlives its process.

@@ -305,7 +305,7 @@ impl Unpacking<'_> {
                     mtime: Some(meta.mtime),
                     xattrs,
                 };
-                copy_regular(source, meta, &Place { dir: &dir, name }, &attributes)
+                copy_regular(source, meta, &Place { dir: &dir, name }, &attributes).map(drop)
             })?,
         }
         if std::ptr::eq(&*dir, &**place.dir) && name == place.name {

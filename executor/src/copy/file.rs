@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -15,8 +16,45 @@ use rustix::io::Errno;
 use super::target::{Attributes, TargetDir, set_attributes, timestamps};
 use crate::merged::{Kind, Meta, Owners};
 
-/// The first copy of each file that has several names, by device and inode of the source.
-pub(super) type Links = HashMap<(u64, u64), (Arc<TargetDir>, OsString)>;
+/// The first copy of each file that has several names: its path in the target, by device and inode
+/// of the source. Not its directory, which would stay open.
+///
+/// In many parts, because who copies a file holds the part it is in: all files of a snapshot may
+/// have names in other snapshots too.
+#[derive(Debug)]
+pub(super) struct Links {
+    parts: [Mutex<HashMap<(u64, u64), PathBuf>>; 64],
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { parts: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Links {
+    /// Copies a file with `copy`, or makes `place` a further name of the copy that there is.
+    pub(super) fn copy_once(
+        &self,
+        meta: &Meta,
+        place: &Place<'_>,
+        copy: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let part = &self.parts[meta.inode as usize % self.parts.len()];
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (meta.device, meta.inode);
+        if let Some(first) = part.get(&key) {
+            place.dir.clear(place.name)?;
+            let (root, to) = (place.dir.tree_root()?, place.dir.upper()?);
+            return Ok(rustix::fs::linkat(root, first, to, place.name, AtFlags::empty())?);
+        }
+        copy()?;
+        let path = place.dir.path().join(place.name);
+        // Directories of our layer all the way, which nobody else changes.
+        part.insert(key, path.strip_prefix("/").unwrap_or(&path).to_owned());
+        Ok(())
+    }
+}
 
 /// Below this many bytes a read and a write are quicker than asking the kernel to copy (measured: about
 /// 64 KiB).
@@ -36,14 +74,15 @@ pub(super) fn copy_regular(
     meta: &Meta,
     place: &Place<'_>,
     attributes: &Attributes<'_>,
-) -> io::Result<()> {
+) -> io::Result<OwnedFd> {
     let target = place.dir.create_file(place.name)?;
     if meta.size < SMALL {
         copy_small(source, &target)?;
     } else {
         copy_large(source, &target)?;
     }
-    set_attributes(target.as_fd(), attributes, place.dir.owners())
+    set_attributes(target.as_fd(), attributes, place.dir.owners())?;
+    Ok(target)
 }
 
 fn copy_small(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {

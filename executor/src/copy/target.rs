@@ -35,6 +35,8 @@ pub(crate) struct TargetDir {
     upper: OnceLock<OwnedFd>,
     /// Serialises making it there.
     making: Mutex<()>,
+    /// The same directory in an earlier result of the same step, if there is one.
+    earlier: Option<OwnedFd>,
     parent: Option<(Arc<TargetDir>, OsString)>,
     owners: Owners,
 }
@@ -43,7 +45,8 @@ pub(crate) struct TargetDir {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Existing {
     pub meta: Meta,
-    in_upper: bool,
+    /// It is part of the layer that is being written.
+    pub in_upper: bool,
 }
 
 /// How a file is to be.
@@ -60,14 +63,34 @@ pub(crate) struct Attributes<'a> {
 impl TargetDir {
     /// The root of a tree whose changes go to the directory `upper`, over `lower`.
     pub(crate) fn root(upper: &Path, lower: Dir, owners: Owners) -> io::Result<Arc<Self>> {
-        let upper = rustix::fs::openat(CWD, upper, DIRECTORY, Mode::empty())?;
+        Self::root_after(None, upper, lower, owners)
+    }
+
+    /// As [`TargetDir::root`], with the changes that an earlier run of the step made beside it.
+    pub(crate) fn root_after(
+        earlier: Option<&Path>,
+        upper: &Path,
+        lower: Dir,
+        owners: Owners,
+    ) -> io::Result<Arc<Self>> {
+        let open = |path: &Path| rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty());
         Ok(Arc::new(Self {
             lower,
-            upper: OnceLock::from(upper),
+            upper: OnceLock::from(open(upper)?),
             making: Mutex::new(()),
+            earlier: earlier.and_then(|path| open(path).ok()),
             parent: None,
             owners,
         }))
+    }
+
+    /// The same directory in an earlier result of the step.
+    pub(crate) fn earlier(&self) -> Option<BorrowedFd<'_>> {
+        self.earlier.as_ref().map(AsFd::as_fd)
+    }
+
+    fn earlier_below(&self, name: &OsStr) -> Option<OwnedFd> {
+        rustix::fs::openat(self.earlier.as_ref()?, name, DIRECTORY, Mode::empty()).ok()
     }
 
     /// The path from the root of the tree.
@@ -75,6 +98,14 @@ impl TargetDir {
         match &self.parent {
             None => PathBuf::from("/"),
             Some((parent, name)) => parent.path().join(name),
+        }
+    }
+
+    /// The root of our layer.
+    pub(crate) fn tree_root(&self) -> io::Result<BorrowedFd<'_>> {
+        match &self.parent {
+            None => self.upper(),
+            Some((parent, _)) => parent.tree_root(),
         }
     }
 
@@ -107,6 +138,11 @@ impl TargetDir {
             let _ = self.upper.set(fd);
         }
         self.upper.get().map(AsFd::as_fd).ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// Whether nothing of the layers below is here.
+    pub(crate) fn is_new(&self) -> bool {
+        self.lower.is_empty()
     }
 
     /// What `name` is here.
@@ -145,8 +181,14 @@ impl TargetDir {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let parent = Some((self.clone(), name.to_owned()));
-        Ok(Arc::new(Self { lower, upper, making: Mutex::new(()), parent, owners: self.owners }))
+        Ok(Arc::new(Self {
+            lower,
+            upper,
+            making: Mutex::new(()),
+            earlier: self.earlier_below(name),
+            parent: Some((self.clone(), name.to_owned())),
+            owners: self.owners,
+        }))
     }
 
     /// Makes the directory `name`, which is not there, with mode 0700 for now.
@@ -162,6 +204,7 @@ impl TargetDir {
             lower: Dir::empty(Format::layers(self.owners)),
             upper: OnceLock::from(fd),
             making: Mutex::new(()),
+            earlier: self.earlier_below(name),
             parent: Some((self.clone(), name.to_owned())),
             owners: self.owners,
         }))

@@ -1,6 +1,6 @@
 //! The trees that inputs stand for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use solver::InputValue;
@@ -35,12 +35,16 @@ impl LocalWorker {
         }
     }
 
-    fn context_tree(&self, context: &LocalContext) -> Result<SourceTree, ExecutorError> {
+    /// Where a context lies.
+    pub(super) fn context_root(&self, context: &LocalContext) -> Result<PathBuf, ExecutorError> {
         let Some(root) = self.config.contexts.get(&context.name) else {
             return Err(ExecutorError::NoContext { name: context.name.clone() });
         };
-        let root = fs_err::canonicalize(root)
-            .map_err(ExecutorError::file("find the build context", root))?;
+        fs_err::canonicalize(root).map_err(ExecutorError::file("find the build context", root))
+    }
+
+    fn context_tree(&self, context: &LocalContext) -> Result<SourceTree, ExecutorError> {
+        let root = self.context_root(context)?;
         let name = match context.name.as_str() {
             "context" => "the build context".to_owned(),
             name => format!("the build context `{name}`"),

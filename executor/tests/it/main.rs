@@ -7,6 +7,7 @@
 mod bench;
 mod exec;
 mod files;
+mod reuse;
 mod scene;
 mod sources;
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(*f));
-    let cases = || [exec::CASES, files::CASES, sources::CASES, bench::CASES].concat();
+    let cases = || [exec::CASES, files::CASES, reuse::CASES, sources::CASES, bench::CASES].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         cases().iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
