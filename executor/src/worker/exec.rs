@@ -95,7 +95,8 @@ impl LocalWorker {
             false => Err(ExecutorError::NotAllowed { entitlement }),
         };
         let mut process = Process::new(op.args.clone());
-        process.env = op.env.iter().chain(&op.proxy_env).cloned().collect();
+        let env = op.env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        process.env = env.chain(op.proxy_env.iter().cloned()).collect();
         process.cwd = if op.cwd.is_empty() { "/".to_owned() } else { op.cwd.clone() };
         process.user.clone_from(&op.user);
         process.hostname = op.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned());

@@ -1,14 +1,15 @@
 //! The variables that are in scope at one instruction.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Names and values in the order in which they were first set; setting a name again keeps its
 /// place. This is the order of `Env` in an image configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Variables {
-    pairs: Vec<(String, String)>,
+    pairs: Vec<(Arc<str>, Arc<str>)>,
     /// Where each name is: every word of a Dockerfile asks.
-    places: HashMap<String, usize>,
+    places: HashMap<Arc<str>, usize>,
 }
 
 impl Variables {
@@ -27,23 +28,24 @@ impl Variables {
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         match self.places.get(name) {
-            Some(place) => value.clone_into(&mut self.pairs[*place].1),
+            Some(place) => self.pairs[*place].1 = value.into(),
             None => {
-                self.places.insert(name.to_owned(), self.pairs.len());
-                self.pairs.push((name.to_owned(), value.to_owned()));
+                let name: Arc<str> = name.into();
+                self.places.insert(Arc::clone(&name), self.pairs.len());
+                self.pairs.push((name, value.into()));
             }
         }
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|place| self.pairs[*place].1.as_str())
+        self.places.get(name).map(|place| &*self.pairs[*place].1)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.pairs.iter().map(|(name, _)| name.as_str())
+        self.pairs.iter().map(|(name, _)| &**name)
     }
 
-    pub(crate) fn pairs(&self) -> &[(String, String)] {
+    pub(crate) fn pairs(&self) -> &[(Arc<str>, Arc<str>)] {
         &self.pairs
     }
 

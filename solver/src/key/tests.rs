@@ -20,7 +20,7 @@ fn edge() -> Edge {
 
 fn exec() -> ExecOp {
     let args = ["/bin/sh", "-c", "make"].map(str::to_owned).to_vec();
-    let env = vec![("PATH".to_owned(), "/bin".to_owned()), ("A".to_owned(), "1".to_owned())];
+    let env = vec![("PATH".into(), "/bin".into()), ("A".into(), "1".into())];
     ExecOp { env, ..ExecOp::new(args, platform()) }
 }
 

@@ -1,5 +1,7 @@
 //! The op that runs a process.
 
+use std::sync::Arc;
+
 use cache::oci::Platform;
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct ExecOp {
     /// Program and arguments.
     pub args: Vec<String>,
-    /// The environment, in order.
-    pub env: Vec<(String, String)>,
+    /// The environment, in order. Steps share the texts: a file of many instructions has many
+    /// variables at each.
+    pub env: Vec<(Arc<str>, Arc<str>)>,
     /// Proxy variables: the process has them, keys do not.
     pub proxy_env: Vec<(String, String)>,
     /// The working directory; made where it is missing.

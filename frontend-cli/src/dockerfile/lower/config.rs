@@ -141,7 +141,7 @@ impl Lowering<'_> {
                 created_by.push('=');
                 created_by.push_str(value);
             }
-            state.args.push((name.to_owned(), value));
+            state.declare_arg(name, value);
         }
         Ok(created_by)
     }

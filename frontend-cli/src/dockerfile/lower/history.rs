@@ -26,14 +26,25 @@ pub(super) fn pairs(pairs: &[(String, String)]) -> String {
 
 /// `RUN |2 A=1 B=2 /bin/sh -c make # buildkit`: arguments with the values that they have now, each
 /// once.
-pub(super) fn run(command: &[String], args: &[(String, String)]) -> String {
-    let mut words = Vec::new();
-    if !args.is_empty() {
-        words.push(format!("|{}", args.len()));
-        words.extend(args.iter().map(|(name, value)| format!("{name}={value}")));
+pub(super) fn run<'a>(
+    command: &[String],
+    args: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) -> String {
+    let mut text = String::from("RUN");
+    if args.len() > 0 {
+        let _ = write!(text, " |{}", args.len());
     }
-    words.extend(command.iter().cloned());
-    format!("RUN {} # buildkit", words.join(" "))
+    for (name, value) in args {
+        for part in [" ", name, "=", value] {
+            text.push_str(part);
+        }
+    }
+    for word in command {
+        text.push(' ');
+        text.push_str(word);
+    }
+    text.push_str(" # buildkit");
+    text
 }
 
 /// `HEALTHCHECK {Test:[CMD-SHELL true] Interval:30s … Retries:3}`: Go's `%+v` of the structure.
@@ -140,7 +151,7 @@ mod tests {
             r#"["/bin/sh" "-c" "echo \"a\tb\""]"#
         );
         assert_eq!(
-            run(&words(&["/bin/sh", "-c", "make"]), &[("A".into(), "1".into())]),
+            run(&words(&["/bin/sh", "-c", "make"]), [("A", "1")].into_iter()),
             "RUN |1 A=1 /bin/sh -c make # buildkit"
         );
         let check = Healthcheck {

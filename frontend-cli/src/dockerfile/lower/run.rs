@@ -105,7 +105,7 @@ impl Lowering<'_> {
         }
         let meta = self.step_meta(state, &instruction.text);
         state.edge = self.vertex(Op::Exec(op), inputs, meta);
-        let created_by = history::run(&args, &state.history_args());
+        let created_by = history::run(&args, state.args_now());
         state.add_history(created_by, true);
         Ok(())
     }
@@ -272,23 +272,6 @@ impl Lowering<'_> {
             }
         }
         variables
-    }
-}
-
-impl StageState {
-    /// The arguments in scope with the values they have now, each name once, where it was last
-    /// declared.
-    fn history_args(&self) -> Vec<(String, String)> {
-        let mut args: Vec<(String, String)> = Vec::new();
-        for (name, declared) in &self.args {
-            let value = self.variables.value(name).map(str::to_owned);
-            let value = value.or_else(|| declared.clone()).unwrap_or_default();
-            match args.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = value,
-                None => args.push((name.clone(), value)),
-            }
-        }
-        args
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) struct StageState {
     pub(super) platform: Platform,
     /// ENV and ARG together, the later one wins (decision D1).
     pub(super) variables: Variables,
-    /// ARGs in the order of their declarations, for the history of RUN.
+    /// ARGs in the order in which they were first declared, each with its last declaration, for
+    /// the history of RUN.
     pub(super) args: Vec<(String, Option<String>)>,
     /// CMD was set in this stage: ENTRYPOINT keeps it.
     pub(super) cmd_set: bool,
@@ -148,6 +149,22 @@ impl StageState {
             Some(known) => *known = entry,
             None => env.push(entry),
         }
+    }
+
+    /// Brings an ARG into scope.
+    pub(super) fn declare_arg(&mut self, name: &str, value: Option<String>) {
+        match self.args.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => self.args.push((name.to_owned(), value)),
+        }
+    }
+
+    /// The arguments in scope with the values they have now.
+    pub(super) fn args_now(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.args.iter().map(|(name, declared)| {
+            let value = self.variables.value(name).or(declared.as_deref());
+            (name.as_str(), value.unwrap_or_default())
+        })
     }
 
     pub(super) fn add_history(&mut self, created_by: String, has_layer: bool) {
