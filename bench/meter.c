@@ -1,5 +1,5 @@
-/* meter PROGRAM ARGUMENTS... : runs a program and writes `seconds peak-KiB exit-code` to
- * descriptor 3.
+/* meter PROGRAM ARGUMENTS... : runs a program and writes
+ * `seconds processor-seconds peak-KiB exit-code` to descriptor 3.
  *
  * A program of its own, and a small one, because the peak that the kernel reports for a child
  * starts at the memory of the process that forked it: a Python would show itself. */
@@ -32,6 +32,9 @@ int main(int argc, char **argv)
     if (child < 0 || wait4(child, &status, 0, &usage) < 0)
         return 125;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    dprintf(3, "%.6f %ld %d\n", now() - start, usage.ru_maxrss, code);
+    double seconds = now() - start;
+    double cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec
+        + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    dprintf(3, "%.6f %.6f %ld %d\n", seconds, cpu, usage.ru_maxrss, code);
     return 0;
 }
