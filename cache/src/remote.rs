@@ -57,6 +57,8 @@ pub struct RegistryConfig {
     pub longest_wait: Duration,
     /// Blobs moving at the same time, per registry.
     pub parallel: usize,
+    /// Nothing is connected to: whatever would be fails with [`RemoteError::Offline`].
+    pub offline: bool,
 }
 
 impl Default for RegistryConfig {
@@ -70,6 +72,7 @@ impl Default for RegistryConfig {
             backoff: Duration::from_millis(250),
             longest_wait: Duration::from_secs(60),
             parallel: 6,
+            offline: false,
         }
     }
 }

@@ -169,6 +169,12 @@ pub enum ExecutorError {
         /// What came.
         found: String,
     },
+    /// Something needs the network, which it may not have.
+    #[error("{what} needs the network, and this is offline")]
+    Offline {
+        /// An address without credentials, or the words of the step.
+        what: String,
+    },
     /// A git command failed.
     #[error("cannot {attempt} git repository `{url}`: {reason}")]
     Git {

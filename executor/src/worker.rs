@@ -66,6 +66,8 @@ pub struct LocalWorkerConfig {
     pub ssh: SshAgents,
     /// What the user allows beyond the usual: `security.insecure`, `network.host`.
     pub allow: Vec<String>,
+    /// Nothing opens a socket towards a network, and no container gets one.
+    pub offline: bool,
     /// The time that is written into results instead of now, RFC 3339 (`SOURCE_DATE_EPOCH`).
     pub created: Option<String>,
 }
@@ -128,6 +130,14 @@ impl LocalWorker {
         match self.config.store.snapshots().get(&id)? {
             Some(snapshot) => Ok(Some(snapshot)),
             None => Err(cache::StoreError::NoSnapshot { id }.into()),
+        }
+    }
+
+    /// An error that names what needs the network, where there is to be none.
+    fn needs_network(&self, what: impl FnOnce() -> String) -> Result<(), ExecutorError> {
+        match self.config.offline {
+            true => Err(ExecutorError::Offline { what: what() }),
+            false => Ok(()),
         }
     }
 

@@ -246,6 +246,11 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
     pub(crate) call: String,
 
+    /// Use only what is on this machine: no socket towards a network is opened, RUN steps have no
+    /// network, and what would need one is an error
+    #[arg(long, conflicts_with_all = ["pull", "push"])]
+    pub(crate) offline: bool,
+
     /// How many steps may run at the same time [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) max_parallelism: Option<usize>,
@@ -331,6 +336,11 @@ pub(crate) struct RunArgs {
     /// Lift the sandbox's restrictions: all capabilities, no seccomp filter
     #[arg(long)]
     pub(crate) privileged: bool,
+
+    /// Use only what is on this machine: no socket towards a network is opened, and the container
+    /// has no network
+    #[arg(long)]
+    pub(crate) offline: bool,
 
     /// Platform of the image
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
@@ -457,6 +467,9 @@ pub(crate) struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    /// Ask nobody: succeed if the image is here with all its layers, else say what is missing
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Say nothing but the image's name
     #[arg(short, long)]
     pub(crate) quiet: bool,

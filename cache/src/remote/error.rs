@@ -22,6 +22,12 @@ pub enum RemoteError {
         #[source]
         source: reqwest::Error,
     },
+    /// It would have to be asked, and nobody may be.
+    #[error("{address} is not asked: offline")]
+    Offline {
+        /// Scheme, host and path.
+        address: String,
+    },
     /// No answer came.
     #[error("no answer from {address}")]
     Connection {

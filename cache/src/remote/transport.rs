@@ -70,7 +70,13 @@ impl Transport {
 
     /// The client for an address. Loopback is never behind a proxy, and http needs no root
     /// certificates: reading the system's takes longer than a request, and there may be none.
+    ///
+    /// Every socket towards a registry is opened by a client from here, so that here is also where
+    /// being offline is kept.
     pub(super) fn client(&self, url: &Url) -> Result<Client, RemoteError> {
+        if self.config.offline {
+            return Err(RemoteError::Offline { address: address(url) });
+        }
         let loopback = url.host_str().is_some_and(is_loopback);
         let encrypted = url.scheme() == "https";
         let slot = &self.clients[usize::from(loopback)][usize::from(encrypted)];

@@ -101,10 +101,12 @@ impl LocalWorker {
         process.user.clone_from(&op.user);
         process.hostname = op.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned());
         process.network = match op.network {
+            llb::NetworkMode::Default if self.config.offline => NetworkMode::None,
             llb::NetworkMode::Default => NetworkMode::Proxied,
             llb::NetworkMode::None => NetworkMode::None,
             llb::NetworkMode::Host => {
                 allowed("network.host")?;
+                self.needs_network(|| "--network=host".to_owned())?;
                 NetworkMode::Host
             }
         };
@@ -116,7 +118,10 @@ impl LocalWorker {
         process.ulimits = op.ulimits.iter().map(|u| (u.name.clone(), u.soft, u.hard)).collect();
         for host in &op.extra_hosts {
             let address = match host.address.as_str() {
-                "host-gateway" => host_address()?,
+                "host-gateway" => {
+                    self.needs_network(|| format!("the address `host-gateway` of {}", host.name))?;
+                    host_address()?
+                }
                 address => address.to_owned(),
             };
             process.extra_hosts.push((host.name.clone(), address));

@@ -44,6 +44,7 @@ impl LocalWorker {
         log: &LogSink,
     ) -> Result<Output, ExecutorError> {
         let commit = self.commit_of(source).await?;
+        self.needs_network(|| format!("`{}`", shown_reference(source)))?;
         log.write(Stream::Stderr, format!("{} is {commit}\n", shown_reference(source)));
         let checkout = new_directory(&self.config.store)?;
         let git = self.git(source, Some(checkout.path()));
@@ -71,6 +72,7 @@ impl LocalWorker {
             Some(commit) => commit,
             None if is_commit(reference) => reference.to_owned(),
             None => {
+                self.needs_network(|| format!("`{}`", shown_reference(source)))?;
                 let commit = self.git(source, None).resolve(reference).await?;
                 lock(&self.commits).insert(key, commit.clone());
                 commit

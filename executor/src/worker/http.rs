@@ -112,6 +112,7 @@ impl LocalWorker {
         if let Some(state) = lock(&self.downloads).get(&source.url) {
             return Ok(state.clone());
         }
+        self.needs_network(|| format!("`{}`", without_credentials(&source.url)))?;
         let blobs = self.config.store.blobs();
         let known = self.remembered(&source.url)?.filter(|known| blobs.contains(&known.digest));
         let response = request(&source.url, known.as_ref()).await?;

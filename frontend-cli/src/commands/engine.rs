@@ -197,12 +197,18 @@ pub(crate) fn sync_store(root: Option<PathBuf>) -> Result<std::process::ExitCode
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// Registries with the user's own credentials.
-pub(crate) fn registries() -> Registries {
+/// Registries with the user's own credentials; `offline`, whatever is asked of them is an error.
+pub(crate) fn registries(offline: bool) -> Registries {
     Registries::new(RegistryConfig {
         credentials: CredentialFiles::from_env(),
+        offline,
         ..RegistryConfig::default()
     })
+}
+
+/// What was asked for contradicts `--offline`.
+pub(crate) fn needs_network(what: &str) -> CliError {
+    CliError::input(format!("{what} needs the network")).hint("leave out --offline")
 }
 
 /// A store that cannot be opened or used.

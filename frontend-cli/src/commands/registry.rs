@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cache::image::unpack::layers_needed;
 use cache::layer::Compression;
 use cache::oci::{Descriptor, ImageName, Platform};
 use cache::remote::PushTarget;
@@ -24,7 +25,10 @@ pub(crate) fn pull(root: Option<PathBuf>, args: &PullArgs) -> Result<ExitCode, C
         None => Platform::host(),
     };
     let engine = Engine::open(root, Needs::Documents)?;
-    let registries = registries();
+    if args.offline {
+        return pull_offline(&engine, &name, &platform);
+    }
+    let registries = registries(false);
     let (progress, view) = progress::start(mode(args.quiet));
     let pulled = engine.block_on(async {
         let step = progress.begin(&format!("pulling {name}"));
@@ -44,12 +48,35 @@ pub(crate) fn pull(root: Option<PathBuf>, args: &PullArgs) -> Result<ExitCode, C
     Ok(ExitCode::SUCCESS)
 }
 
+/// There is nothing to do if everything is here, and nothing that can be done else.
+fn pull_offline(
+    engine: &Engine,
+    name: &ImageName,
+    platform: &Platform,
+) -> Result<ExitCode, CliError> {
+    let failed = |error: &dyn std::error::Error| CliError::caused("cannot read the image", error);
+    let image = engine.store.images().get(name, platform).map_err(|error| failed(&error))?;
+    let missing = match &image {
+        Some(image) => layers_needed(&engine.store, image).map_err(|error| failed(&error))?.len(),
+        None => 0,
+    };
+    let text = match (image, missing) {
+        (Some(_), 0) => {
+            say(name);
+            return Ok(ExitCode::SUCCESS);
+        }
+        (Some(_), count) => format!("{count} layers of {} are not here", name.familiar()),
+        (None, _) => format!("{} is not here for {platform}", name.familiar()),
+    };
+    Err(CliError::environment(text).hint("pulling it needs the network: leave out --offline"))
+}
+
 /// Only the digest goes to standard output.
 pub(crate) fn push(root: Option<PathBuf>, args: &PushArgs) -> Result<ExitCode, CliError> {
     let name = image_name(&args.name)?;
     let engine = Engine::open(root, Needs::Trees)?;
     let image = engine.find_image(&args.name)?;
-    let registries = registries();
+    let registries = registries(false);
     let options = PushOptions {
         form: LayerForm { compression: Compression::Gzip(6), force: false },
         target: PushTarget::Name,

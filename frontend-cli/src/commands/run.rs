@@ -24,7 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::build::images::{ImageFetcher, ImageResolver, resolve_error};
 use super::build::options::extra_host;
-use super::engine::{Engine, Needs, registries, store_error};
+use super::engine::{Engine, Needs, needs_network, registries, store_error};
 use crate::args::{PullPolicy, RunArgs};
 use crate::report::{CliError, chain};
 use volume::Volume;
@@ -43,7 +43,11 @@ fn run_container(root: Option<PathBuf>, args: &RunArgs) -> Result<ExitCode, CliE
     if args.interactive && args.tty && !std::io::stdin().is_terminal() {
         return Err(CliError::input("the input device is not a TTY").hint("leave out -t"));
     }
-    let network = network(&args.network)?;
+    let network = match (network(&args.network)?, args.offline) {
+        (NetworkMode::Host, true) => return Err(needs_network("--network host")),
+        (_, true) => NetworkMode::None,
+        (network, false) => network,
+    };
     let engine = Engine::open(root, Needs::Containers { first: Some(network) })?;
     let executor = Executor::new(engine.spawner()?, &engine.identity()?);
     let status = engine.block_on_uninterrupted(async {
@@ -62,6 +66,7 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
         None => Platform::host(),
     };
     let found = match args.pull {
+        PullPolicy::Always if args.offline => return Err(needs_network("--pull always")),
         PullPolicy::Always => None,
         PullPolicy::Missing | PullPolicy::Never => {
             let found = engine.store.images().find(&args.image, &platform);
@@ -84,7 +89,7 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
     let name: ImageName = args.image.parse().map_err(|error| {
         CliError::input(format!("invalid image name `{}`: {error}", args.image))
     })?;
-    let registries = registries();
+    let registries = registries(args.offline);
     let resolver = ImageResolver {
         store: engine.store.clone(),
         registries: registries.clone(),
@@ -334,6 +339,9 @@ fn process(args: &RunArgs, network: NetworkMode, image: &Image) -> Result<Proces
         args.add_hosts.iter().map(|host| extra_host(host)).collect::<Result<Vec<_>, _>>()?;
     for (_, address) in &mut process.extra_hosts {
         if address == "host-gateway" {
+            if args.offline {
+                return Err(needs_network("--add-host with host-gateway"));
+            }
             *address = executor::host_address()
                 .map_err(|error| CliError::caused("cannot use --add-host", &error))?;
         }

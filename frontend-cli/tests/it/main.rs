@@ -15,6 +15,7 @@ mod fuzz;
 mod history;
 mod images;
 mod oci;
+mod offline;
 mod platforms;
 mod run;
 mod sealed;

@@ -138,6 +138,9 @@ impl<'a> FailureReporter<'a> {
             }
             error => Problem::new(format!("`{instruction}` failed")).note(chain(error)),
         };
+        if is_offline(error) {
+            problem = problem.hint("leave out --offline");
+        }
         if let Some(near) = error.near_names().first() {
             problem = problem.hint(format!("did you mean `{near}`?"));
         }
@@ -190,6 +193,17 @@ fn ending(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
         (None, None) => "ended in an unknown way".to_owned(),
     };
     if oom { format!("{ending}: out of memory") } else { ending }
+}
+
+/// Whether it failed because nobody may be asked.
+fn is_offline(error: &ExecutorError) -> bool {
+    match error {
+        ExecutorError::Offline { .. } => true,
+        ExecutorError::Image { source, .. } => {
+            matches!(source.downcast_ref(), Some(cache::remote::RemoteError::Offline { .. }))
+        }
+        _ => false,
+    }
 }
 
 /// The system's answer at the end of a chain of causes.

@@ -133,8 +133,12 @@ pub(crate) fn resolve_error(
     if let Some(stage) = near_stage {
         problem = problem.hint(format!("did you mean the stage `{stage}`?"));
     }
+    let reach = match error {
+        RemoteError::Offline { .. } => "leave out --offline",
+        _ => "make its registry reachable",
+    };
     problem = problem.hint(format!(
-        "the image is not in the local store (`strake images`); import or load it there as `{}`, or make its registry reachable",
+        "the image is not in the local store (`strake images`); import or load it there as `{}`, or {reach}",
         name.familiar()
     ));
     CliError::new(ErrorKind::Environment, vec![problem])

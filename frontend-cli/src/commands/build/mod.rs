@@ -10,6 +10,7 @@ mod findings;
 mod foreign;
 mod forward;
 pub(crate) mod images;
+mod offline;
 pub(crate) mod options;
 mod output;
 mod record;
@@ -48,6 +49,7 @@ const MAX_LOWERING_ROUNDS: usize = 16;
 pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, CliError> {
     let call = check::Call::parse(if args.check { "check" } else { &args.call })?;
     let options = BuildOptions::new(args)?;
+    offline::check(&options)?;
     if let Some(call) = call {
         return check::call(root, &options, call);
     }
@@ -83,7 +85,7 @@ async fn build_image(
     let reporter = FailureReporter::new(source).running_as(&engine.identity()?);
     let parsed = parse(source, options, &reporter, progress)?;
 
-    let registries = registries();
+    let registries = registries(options.offline);
     let mut resolver = ImageResolver {
         store: engine.store.clone(),
         registries: registries.clone(),
@@ -139,6 +141,7 @@ async fn build_image(
         secrets: options.secrets.clone(),
         ssh: options.ssh.clone(),
         allow: allowed(options),
+        offline: options.offline,
         created: None,
     }));
     let definition = Arc::new(definition);

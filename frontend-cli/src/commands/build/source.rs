@@ -257,7 +257,7 @@ fn download_text(engine: &Engine, url: &str) -> Result<Vec<u8>, CliError> {
     read_limited(&mut download(engine, url, DOCKERFILE_LIMIT)?, url)
 }
 
-fn is_http(text: &str) -> bool {
+pub(super) fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
