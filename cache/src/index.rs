@@ -10,7 +10,7 @@
 //! | `records` | key → operation, name, outputs, ingredients (JSON, zstd), created, stored |
 //! | `latest` | scope, name → key: what a step was when its project was last built |
 //! | `layer_blobs` | DiffId, kind → descriptor |
-//! | `kept` | space, key → bytes of the caller |
+//! | `kept` | space, key → bytes of the caller; among them what an operation took, by its digest |
 
 mod database;
 
@@ -82,6 +82,9 @@ pub struct Index {
 
 /// Ingredients are many and alike; they shrink tenfold at the lowest level.
 const INGREDIENTS_ZSTD_LEVEL: i32 = 1;
+
+/// Among the values that are kept: what operations took, by the hex digits of their digests.
+const USAGE_SPACE: &str = "usage";
 
 const RECORD_COLUMNS: &str = "key, op, name, outputs, created";
 
@@ -267,6 +270,25 @@ impl Index {
         })
     }
 
+    /// What an operation took when it was last executed, as [`Index::put_usage`] was given it.
+    pub fn usage(&self, op: &Fingerprint) -> Result<Option<Vec<u8>>, StoreError> {
+        self.value(USAGE_SPACE, &op.to_string())
+    }
+
+    /// Remembers what operations took, in one transaction. It goes with the last record of its
+    /// operation.
+    pub fn put_usage(&self, taken: &[(Fingerprint, Vec<u8>)]) -> Result<(), StoreError> {
+        self.database.write(|transaction| {
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO kept (space, key, value) VALUES (?1, ?2, ?3)",
+            )?;
+            for (op, value) in taken {
+                insert.execute(params![USAGE_SPACE, op.to_string(), value])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Every remembered value of a space, in order of the keys.
     pub fn values(&self, space: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         self.database.read(|connection| {
@@ -310,6 +332,12 @@ impl Index {
             for key in keys {
                 delete.execute([key.0.as_bytes()])?;
             }
+            transaction
+                .prepare_cached(
+                    "DELETE FROM kept WHERE space = ?1
+                     AND key NOT IN (SELECT lower(hex(op)) FROM records)",
+                )?
+                .execute([USAGE_SPACE])?;
             Ok(())
         })
     }

@@ -16,6 +16,7 @@
 //! ├── unsynced/<name>             committed, but perhaps not on the disk yet
 //! ├── snapshots-v1/<id>/{fs,work,info,layer,copied,durable}
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
+//! ├── claims-v1/<key>             keys that some process is at work on; made when first needed
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
 //! ├── trash/<random>              being deleted
 //! └── cache-mounts/  volumes/  containers/  context-v1/  history-v1/     what others keep here
@@ -27,6 +28,7 @@
 //! background `syncfs` takes that mark off. After a power cut the next boot has another id, and
 //! what still carries the old one is treated as missing.
 
+mod claim;
 mod lease;
 mod process;
 mod sync;
@@ -44,10 +46,12 @@ use serde::{Deserialize, Serialize};
 use crate::blob::Blobs;
 pub use crate::error::StoreError;
 use crate::image::Images;
-use crate::index::Index;
+use crate::index::{CacheKey, Index};
 use crate::lock::{LockMode, lock_within, open_lock_file};
 use crate::snapshot::Snapshots;
 
+use claim::Claims;
+pub use claim::KeyClaim;
 pub(crate) use lease::Lease;
 pub(crate) use process::Process;
 pub use sync::BackgroundSync;
@@ -80,6 +84,7 @@ struct Inner {
     snapshots: Snapshots,
     index: Index,
     images: Images,
+    claims: Claims,
 }
 
 impl Drop for Inner {
@@ -128,6 +133,7 @@ impl Store {
             lock: Mutex::new(lock),
             images: Images::new(content, blobs.clone()),
             index: Index::new(root.join("index-v1").join("index.sqlite")),
+            claims: Claims::new(root),
             root: root.clone(),
             trash,
             unsynced,
@@ -177,6 +183,14 @@ impl Store {
     /// Image names.
     pub fn images(&self) -> &Images {
         &self.inner.images
+    }
+
+    /// The right to work on `key`, unless somebody has it, in this process or another.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the lock cannot be made.
+    pub fn try_claim(&self, key: &CacheKey) -> Result<Option<KeyClaim>, StoreError> {
+        self.inner.claims.try_claim(key)
     }
 
     /// `<root>/containers`.
