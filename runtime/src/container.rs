@@ -3,11 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 use crate::RuntimeError;
+use crate::cgroup::Cgroup;
 use crate::init::handshake::{Ended, Stub};
 use crate::init::remove_stubs;
 use crate::network::Session;
@@ -28,6 +30,20 @@ pub struct ExitStatus {
     /// It was killed by SIGKILL, and the machine has killed for lack of memory since the engine
     /// started: most likely it was this one.
     pub oom: bool,
+    /// The kernel has killed in the container because of its own limit of memory, in bytes: perhaps
+    /// not its first process, but one that it waited for.
+    pub memory_limit: Option<u64>,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// What a container took in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes of memory of its largest process, at its largest.
+    pub peak_memory: u64,
+    /// Time on processors, of all its processes that were waited for.
+    pub cpu: Duration,
 }
 
 impl ExitStatus {
@@ -57,6 +73,8 @@ struct State {
     ended: Option<ExitStatus>,
     stubs: Vec<Stub>,
     parents: Vec<OwnedFd>,
+    /// Limits it.
+    cgroup: Option<Cgroup>,
     /// Relays its connections while it is there.
     _session: Option<Session>,
 }
@@ -73,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) stubs: Vec<Stub>,
     pub(crate) parents: Vec<OwnedFd>,
     pub(crate) session: Option<Session>,
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 impl Container {
@@ -81,6 +100,7 @@ impl Container {
             ended: None,
             stubs: parts.stubs,
             parents: parts.parents,
+            cgroup: parts.cgroup,
             _session: parts.session,
         };
         Container {
@@ -178,8 +198,11 @@ impl Container {
         if length != bytes.len() {
             return Err(RuntimeError::InitLost { expected: "wait for a container" });
         }
-        let Ended { code, signal, oom } = Ended::from_bytes(bytes);
-        let status = ExitStatus { code, signal, oom };
+        let Ended { code, signal, oom, peak_memory, cpu_micros } = Ended::from_bytes(bytes);
+        // Removed here: nobody is in it any more.
+        let memory_limit = state.cgroup.take().and_then(|cgroup| cgroup.memory_ran_out());
+        let usage = Usage { peak_memory, cpu: Duration::from_micros(cpu_micros) };
+        let status = ExitStatus { code, signal, oom, memory_limit, usage };
         state.ended = Some(status);
         state._session = None;
         let stubs = std::mem::take(&mut state.stubs);

@@ -121,6 +121,16 @@ pub enum RuntimeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A limit that was asked for cannot be kept.
+    #[error("cannot limit the {resource} of the container: {reason}{}", in_brackets(.hint))]
+    Limit {
+        /// What was to be limited.
+        resource: &'static str,
+        /// Why that cannot be.
+        reason: String,
+        /// What the user can do about it, where that is known.
+        hint: Option<String>,
+    },
     /// A step between the new namespaces and the program failed.
     #[error("cannot {stage}{}{}", in_quotes(.path), in_brackets(.hint))]
     Setup {

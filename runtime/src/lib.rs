@@ -23,6 +23,7 @@
 #![allow(unsafe_code)]
 
 mod capabilities;
+mod cgroup;
 mod confined;
 mod container;
 mod error;
@@ -37,7 +38,8 @@ mod spawner;
 mod spec;
 mod sys;
 
-pub use container::{Container, ExitStatus};
+pub use cgroup::available_memory;
+pub use container::{Container, ExitStatus, Usage};
 pub use error::{RuntimeError, Stage};
 pub use isolate::{IdRange, Identity, Isolation, isolate};
 pub use mount::{MountGuard, mount};

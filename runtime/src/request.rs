@@ -9,7 +9,8 @@ use crate::pty::WindowSize;
 /// Everything needed to start one container.
 #[derive(Debug, Clone)]
 pub struct ContainerRequest {
-    /// Process, host name, mounts, masked paths, limits; best made from
+    /// Process, host name, mounts, masked paths, limits (of the resources: memory, memory and swap,
+    /// CPU shares, quota, period and set, number of processes); best made from
     /// [`crate::default_spec`]. Namespaces, hooks, devices and `root.path` of the spec are not
     /// looked at: every container gets every namespace. `root.readonly` is honoured.
     ///

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::helper::Helper;
+use crate::cgroup::Cgroup;
 use crate::container::{Container, Parts};
 use crate::error::{RuntimeError, Stage};
 use crate::init::handshake::{self, Failure, Made, Network, Order, Report, Stub};
@@ -87,8 +88,15 @@ impl Spawner {
         let streams = Streams::open(io, &mut descriptors)?;
         let plan::Draft { plan, attachment } = plan::draft(request, io, &mut descriptors)?;
 
+        let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let cgroup = resources.map(Cgroup::create).transpose()?.flatten();
+
         let network = request.network.into();
         let prepared = self.orders().take(network)?;
+        if let Some(cgroup) = &cgroup {
+            // It waits for its plan: whatever it becomes or starts is limited from the beginning.
+            cgroup.add(prepared.pid)?;
+        }
         let session = self.receive_network(&prepared)?;
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         match handshake::send(&prepared.socket, &plan, &attachment, &borrowed) {
@@ -100,7 +108,7 @@ impl Spawner {
         self.orders().expect_another(network);
         // The container holds its own copies; the ends of pipes must not stay open here.
         drop(descriptors);
-        self.finish(prepared, streams, session)
+        self.finish(prepared, streams, session, cgroup)
     }
 
     /// Waits for the program to start and puts the container together.
@@ -109,6 +117,7 @@ impl Spawner {
         prepared: Prepared,
         streams: Streams,
         session: Option<Session>,
+        cgroup: Option<Cgroup>,
     ) -> Result<Container, RuntimeError> {
         let mut notes = Vec::new();
         let mut pty = None;
@@ -146,6 +155,7 @@ impl Spawner {
             stubs: stubs.0,
             parents: stubs.1,
             session,
+            cgroup,
         });
         match outcome {
             Ok(true) => Ok(container),

@@ -111,6 +111,50 @@ pub(crate) fn signalfd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     }
 }
 
+/// A child that has ended and is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reaped {
+    pub(crate) pid: i32,
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    /// Bytes of the largest of it and the processes that it waited for.
+    pub(crate) peak_memory: u64,
+    /// Microseconds on processors, of it and the processes that it waited for.
+    pub(crate) cpu_micros: u64,
+}
+
+/// Reaps a child if one has ended. rustix and nix have no `wait4`, which alone says what it took.
+pub(crate) fn reap_one() -> io::Result<Option<Reaped>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the structure is plain numbers, for which zero is a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to variables of ours that outlive the call.
+        let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
+        match pid {
+            0 => return Ok(None),
+            1.. => {}
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+                error if error.raw_os_error() == Some(libc::EINTR) => continue,
+                error => return Err(error),
+            },
+        }
+        let micros = |time: libc::timeval| {
+            let whole = u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000);
+            whole.saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
+        };
+        return Ok(Some(Reaped {
+            pid,
+            code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+            signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+            // Linux counts it in KiB.
+            peak_memory: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+            cpu_micros: micros(usage.ru_utime).saturating_add(micros(usage.ru_stime)),
+        }));
+    }
+}
+
 /// Attributes of a mount, as mount_setattr(2) takes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct MountAttributes {

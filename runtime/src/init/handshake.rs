@@ -132,13 +132,17 @@ pub(crate) struct FilePlan {
     pub(crate) read_only: bool,
 }
 
-/// How a process ended: twelve bytes on its pipe.
+/// How a process ended: a few bytes on its pipe, fewer than any pipe takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
     /// The kernel's count of processes killed for lack of memory had grown since the start.
     pub(crate) oom: bool,
+    /// Bytes of its largest process, or of one that it waited for.
+    pub(crate) peak_memory: u64,
+    /// Microseconds on processors, its own and those of processes that it waited for.
+    pub(crate) cpu_micros: u64,
 }
 
 /// A received frame.
@@ -150,7 +154,7 @@ pub(crate) struct Received<T> {
 }
 
 impl Ended {
-    pub(crate) const LENGTH: usize = 12;
+    pub(crate) const LENGTH: usize = 28;
 
     pub(crate) fn to_bytes(self) -> [u8; Self::LENGTH] {
         let (kind, value) = match (self.code, self.signal) {
@@ -160,7 +164,9 @@ impl Ended {
         let mut bytes = [0; Self::LENGTH];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
         bytes[4..8].copy_from_slice(&value.to_ne_bytes());
-        bytes[8..].copy_from_slice(&i32::from(self.oom).to_ne_bytes());
+        bytes[8..12].copy_from_slice(&i32::from(self.oom).to_ne_bytes());
+        bytes[12..20].copy_from_slice(&self.peak_memory.to_ne_bytes());
+        bytes[20..].copy_from_slice(&self.cpu_micros.to_ne_bytes());
         bytes
     }
 
@@ -172,7 +178,13 @@ impl Ended {
             0 => (Some(word(4)), None),
             _ => (None, Some(word(4))),
         };
-        Ended { code, signal, oom: word(8) != 0 }
+        let long = |at: usize| {
+            let mut value = [0; 8];
+            value.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(value)
+        };
+        let (peak_memory, cpu_micros) = (long(12), long(20));
+        Ended { code, signal, oom: word(8) != 0, peak_memory, cpu_micros }
     }
 }
 
@@ -347,10 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn an_end_survives_its_twelve_bytes() {
+    fn an_end_survives_its_bytes() {
         for ended in [
-            Ended { code: Some(3), signal: None, oom: false },
-            Ended { code: None, signal: Some(9), oom: true },
+            Ended { code: Some(3), signal: None, oom: false, peak_memory: 1, cpu_micros: 0 },
+            Ended { code: None, signal: Some(9), oom: true, peak_memory: 0, cpu_micros: 1 << 40 },
         ] {
             assert_eq!(Ended::from_bytes(ended.to_bytes()), ended);
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use super::child;
 use super::handshake::{self, Ended, Made, Network, Order};
@@ -131,18 +131,15 @@ impl Helper {
             result => drop(result?),
         }
         loop {
-            let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some(ended)) => ended,
-                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let Some(living) = self.living.remove(&pid.as_raw_nonzero().get()) else { continue };
-            let killed = status.terminating_signal() == Some(libc::SIGKILL);
+            let Some(reaped) = sys::reap_one()? else { return Ok(()) };
+            let Some(living) = self.living.remove(&reaped.pid) else { continue };
+            let killed = reaped.signal == Some(libc::SIGKILL);
             let ended = Ended {
-                code: status.exit_status(),
-                signal: status.terminating_signal(),
+                code: reaped.code,
+                signal: reaped.signal,
                 oom: killed && self.oom_kills.is_some_and(|before| oom_kills() > before),
+                peak_memory: reaped.peak_memory,
+                cpu_micros: reaped.cpu_micros,
             };
             let _ = rustix::io::write(&living.ended, &ended.to_bytes());
         }
