@@ -130,6 +130,10 @@ impl Executor {
             let limits = process.ulimits.iter().map(rlimit).collect::<Result<Vec<_>, _>>()?;
             inner.set_rlimits(Some(limits));
         }
+        let resources = process.limits.resources().map_err(|error| invalid(error.to_string()))?;
+        if let (Some(linux), Some(resources)) = (spec.linux_mut(), resources) {
+            linux.set_resources(Some(resources));
+        }
         let hidden: Vec<String> =
             mounts.iter().map(|mount| crate::pattern::clean(&mount.target)).collect();
         let (more, mut files) = oci_mounts(mounts)?;

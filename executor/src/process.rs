@@ -3,6 +3,8 @@
 use cache::oci::ImageConfiguration;
 use runtime::NetworkMode;
 
+use crate::Limits;
+
 /// The PATH of images that set none, as Docker has it.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -32,6 +34,8 @@ pub struct Process {
     pub shm_size: Option<u64>,
     /// Limits of setrlimit by their name (`nofile`): soft and hard, -1 for none.
     pub ulimits: Vec<(String, i64, i64)>,
+    /// What it and all that it starts may take together.
+    pub limits: Limits,
 }
 
 impl Process {
@@ -49,6 +53,7 @@ impl Process {
             extra_hosts: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            limits: Limits::default(),
         }
     }
 

@@ -12,6 +12,7 @@
 
 mod agent;
 mod cache_mount;
+mod claim;
 mod exec;
 mod file;
 mod git;
@@ -19,6 +20,7 @@ mod http;
 mod image;
 mod merge;
 mod trees;
+mod usage;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -32,14 +34,16 @@ use cache::snapshot::{ActiveSnapshot, CommitInfo, Snapshot};
 use futures_util::future::BoxFuture;
 use runtime::{Identity, Spawner};
 use solver::llb::{Op, SourceOp, Vertex};
-use solver::{Content, ContentRequest, InputValue, LogSink, OpError, Output, Worker};
+use solver::{
+    CacheKey, Claim, Content, ContentRequest, Demand, InputValue, LogSink, OpError, Output, Worker,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::executor::{blocking, owners};
 use crate::merged::Owners;
 use crate::stat_cache::StatCache;
-use crate::{Executor, ExecutorError, SecretStore, SshAgents};
+use crate::{Executor, ExecutorError, Limits, SecretStore, SshAgents};
 
 pub use exec::host_address;
 pub(crate) use git::check_out_context;
@@ -66,6 +70,8 @@ pub struct LocalWorkerConfig {
     pub ssh: SshAgents,
     /// What the user allows beyond the usual: `security.insecure`, `network.host`.
     pub allow: Vec<String>,
+    /// What a step may take at the most.
+    pub limits: Limits,
     /// Nothing opens a socket towards a network, and no container gets one.
     pub offline: bool,
     /// The time that is written into results instead of now, RFC 3339 (`SOURCE_DATE_EPOCH`).
@@ -84,6 +90,8 @@ pub struct LocalWorker {
     downloads: Mutex<HashMap<String, http::Remembered>>,
     /// What references meant in this build, by address and reference.
     commits: Mutex<HashMap<(String, String), String>>,
+    /// What steps of this build took, by the digest of their operation.
+    taken: Mutex<Vec<(Fingerprint, Vec<u8>)>>,
 }
 
 impl LocalWorker {
@@ -98,13 +106,15 @@ impl LocalWorker {
             permits: Arc::new(Semaphore::new(DIGESTS_AT_ONCE)),
             downloads: Mutex::default(),
             commits: Mutex::default(),
+            taken: Mutex::default(),
             config,
         }
     }
 
-    /// Waits for what runs in the background: digests of new layers, the memory of contexts. Call
-    /// it before the process ends.
+    /// Waits for what runs in the background (digests of new layers, the memory of contexts) and
+    /// writes down what the steps took. Call it before the process ends.
     pub async fn finish(&self) {
+        self.keep_usage();
         let mut digests = std::mem::take(&mut *lock(&self.digests));
         while digests.join_next().await.is_some() {}
         let caches: Vec<_> = lock(&self.stat_caches).values().cloned().collect();
@@ -291,5 +301,13 @@ impl Worker for LocalWorker {
             snapshots.mark_used(&id);
         }
         is_there
+    }
+
+    fn expects(&self, vertex: &Vertex) -> Demand {
+        self.expected(vertex)
+    }
+
+    fn claim(&self, key: CacheKey) -> BoxFuture<'_, Option<Claim>> {
+        Box::pin(self.claim_key(key))
     }
 }

@@ -4,9 +4,13 @@
 //! here only if it works; an unknown one is an error with the nearest known one as a hint. What the
 //! words *mean* is decided by the commands (`commands::build::BuildOptions` and its like).
 
+mod limits;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use limits::LimitArgs;
 
 /// Builds images from Dockerfiles, runs and publishes them: one binary, no daemon, root optional.
 #[derive(Debug, Parser)]
@@ -255,6 +259,9 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N")]
     pub(crate) max_parallelism: Option<usize>,
 
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
     /// The context: a directory, `-` for a tar archive or a Dockerfile on standard input, or a URL
     #[arg(value_name = "PATH|URL|-")]
     pub(crate) context: String,
@@ -349,6 +356,18 @@ pub(crate) struct RunArgs {
     /// When to ask the registry for the image
     #[arg(long, value_enum, default_value = "missing")]
     pub(crate) pull: PullPolicy,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    /// Processes and threads at the same time, -1 for no limit
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_hyphen_values = true,
+        help_heading = "Limits (kept by control groups, or an error)"
+    )]
+    pub(crate) pids_limit: Option<i64>,
 
     /// The image: a name, a name with digest, or an id
     pub(crate) image: String,

@@ -21,6 +21,8 @@ pub enum OpError {
         signal: Option<i32>,
         /// The kernel ended it because memory ran out.
         oom: bool,
+        /// The limit of memory in bytes because of which a process of it was killed.
+        memory_limit: Option<u64>,
         /// The last lines it wrote, oldest first.
         log_tail: Vec<String>,
     },

@@ -8,6 +8,7 @@
 //! Reading order: [`llb`] the graph, [`key`] what identifies a result, [`Worker`] the door to the
 //! world, [`Solver`] the scheduler, [`why`] the answer to "why was this not cached".
 
+mod admission;
 mod error;
 mod event;
 pub mod key;
@@ -21,6 +22,7 @@ pub mod why;
 mod worker;
 mod writer;
 
+pub use admission::Demand;
 pub use cache::index::{CacheKey, Ingredient, Output, Record};
 pub use error::{OpError, SolveError};
 pub use event::{Event, EventReceiver, EventSender, LogSink, Stream};

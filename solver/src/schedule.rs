@@ -26,7 +26,6 @@ use std::time::SystemTime;
 
 use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Output, Record};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
 use self::plan::{Plan, is_context};
@@ -112,7 +111,6 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(
         solver: &Solver,
-        permits: Option<Arc<Semaphore>>,
         definition: Arc<Definition>,
         events: EventSender,
     ) -> Schedule {
@@ -123,9 +121,10 @@ impl Schedule {
         let count = definition.vertices().len();
         let records = Arc::clone(&solver.records);
         let worker = Arc::clone(&solver.worker);
+        let admission = Arc::clone(&solver.admission);
         Schedule {
             keys: Keys::new(&plan.input_contents, &plan.identities, plan.contents.len()),
-            shared: Arc::new(Shared { worker, records: Arc::clone(&records), permits, events }),
+            shared: Arc::new(Shared { worker, records: Arc::clone(&records), admission, events }),
             vertices,
             reports: vec![VertexReport::default(); count],
             owners: HashMap::new(),

@@ -3,8 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
+use crate::admission::Admission;
 use crate::error::SolveError;
 use crate::event::EventSender;
 use crate::llb::Definition;
@@ -18,7 +17,7 @@ use crate::worker::Worker;
 pub struct Solver {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) records: Arc<dyn Records>,
-    permits: Option<Arc<Semaphore>>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// How a solver works.
@@ -27,6 +26,11 @@ pub struct SolverOptions {
     /// How many vertices are executed at once, over all solves of this solver; all that are ready
     /// where it is absent.
     pub max_parallelism: Option<NonZeroUsize>,
+    /// Bytes of memory that the vertices at work may take together, by what each is expected to
+    /// take; as much as they like where it is absent. One vertex is always executed.
+    pub memory: Option<u64>,
+    /// The same of processors, in thousandths.
+    pub cpu: Option<u32>,
 }
 
 impl Solver {
@@ -36,8 +40,7 @@ impl Solver {
         records: Arc<dyn Records>,
         options: SolverOptions,
     ) -> Solver {
-        let permits = options.max_parallelism.map(|count| Arc::new(Semaphore::new(count.get())));
-        Solver { worker, records, permits }
+        Solver { worker, records, admission: Arc::new(Admission::new(options)) }
     }
 
     /// Produces the targets of `definition`.
@@ -50,6 +53,6 @@ impl Solver {
         definition: Arc<Definition>,
         events: EventSender,
     ) -> Result<Solution, SolveError> {
-        Schedule::new(self, self.permits.clone(), definition, events).run().await
+        Schedule::new(self, definition, events).run().await
     }
 }

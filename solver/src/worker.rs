@@ -7,6 +7,7 @@ use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Ingredient, Output};
 use futures_util::future::BoxFuture;
 
+use crate::admission::Demand;
 use crate::error::OpError;
 use crate::event::LogSink;
 use crate::llb::{Selector, Vertex};
@@ -47,6 +48,15 @@ pub trait Worker: Send + Sync + 'static {
     /// Asked for every record that might be used, on the task that schedules: a few `stat` calls,
     /// not more. Answers for an output without a snapshot are not asked for.
     fn exists(&self, output: &Output) -> bool;
+
+    /// What executing a vertex is expected to take: what it took the last time, or a guess.
+    ///
+    /// Decides what runs at the same time, never what comes out. Asked on the task that is about to
+    /// execute it; microseconds, no more.
+    fn expects(&self, vertex: &Vertex) -> Demand {
+        let _ = vertex;
+        Demand::default()
+    }
 
     /// Waits until nobody else, in this process or another, executes the vertex of `key`, and keeps
     /// them from doing so until the claim is dropped.

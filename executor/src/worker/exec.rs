@@ -1,6 +1,7 @@
 //! RUN: an [`ExecOp`] becomes a process with its mounts.
 
 use std::net::UdpSocket;
+use std::time::Instant;
 
 use cache::snapshot::ActiveSnapshot;
 use runtime::NetworkMode;
@@ -44,10 +45,12 @@ impl LocalWorker {
         let prepared = self.prepare_exec(vertex, op, inputs).await.map_err(OpError::worker)?;
         let Prepared { process, mounts, caches, agents, copies } = prepared;
         let io = ProcessIo::Log(log.clone(), self.config.secrets.redactions());
+        let began = Instant::now();
         let started = self.executor.start(&process, &active, mounts, io).await;
         let mut running = started.map_err(OpError::worker)?;
         let status = running.wait().await.map_err(OpError::worker)?;
         let log_tail = running.log_tail();
+        self.took(vertex, status.usage, began.elapsed());
         drop((running, caches, agents, copies));
         if status.code != Some(0) {
             return Err(OpError::Exit {
@@ -55,6 +58,7 @@ impl LocalWorker {
                 code: status.code,
                 signal: status.signal,
                 oom: status.oom,
+                memory_limit: status.memory_limit,
                 log_tail,
             });
         }
@@ -115,6 +119,7 @@ impl LocalWorker {
             allowed("security.insecure")?;
         }
         process.shm_size = op.shm_size;
+        process.limits = self.config.limits.clone();
         process.ulimits = op.ulimits.iter().map(|u| (u.name.clone(), u.soft, u.hard)).collect();
         for host in &op.extra_hosts {
             let address = match host.address.as_str() {

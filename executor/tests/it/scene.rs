@@ -102,6 +102,7 @@ impl Scene {
             secrets: self.secrets.clone(),
             ssh: self.ssh.clone(),
             allow: self.allow.clone(),
+            limits: executor::Limits::default(),
             offline: false,
             created: Some("2024-01-01T00:00:00Z".to_owned()),
         })

@@ -12,6 +12,7 @@ mod fsck;
 mod history;
 mod images;
 mod inspect;
+mod limits;
 mod prune;
 mod registry;
 mod run;

@@ -25,6 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::build::images::{ImageFetcher, ImageResolver, resolve_error};
 use super::build::options::extra_host;
 use super::engine::{Engine, Needs, needs_network, registries, store_error};
+use super::limits::{human_limit, limits};
 use crate::args::{PullPolicy, RunArgs};
 use crate::report::{CliError, chain};
 use volume::Volume;
@@ -194,6 +195,10 @@ async fn run_process(
         running.take_pty().map(|pty| terminal::attach(pty, args.interactive)).transpose();
     let attached = attached.map_err(|error| CliError::caused("cannot use the terminal", &error))?;
     let status = wait(&mut running, signals, attached.as_ref()).await?;
+    if let Some(limit) = status.memory_limit.filter(|_| status.code != Some(0)) {
+        // The exit code alone would not tell this from any other SIGKILL.
+        eprintln!("killed: out of memory at {}", human_limit(limit));
+    }
     if let Some(attached) = attached {
         attached.finish();
     }
@@ -333,6 +338,8 @@ fn process(args: &RunArgs, network: NetworkMode, image: &Image) -> Result<Proces
         process.user = user.clone();
     }
     process.network = network;
+    process.limits = limits(&args.limits)?;
+    process.limits.pids = args.pids_limit.filter(|limit| *limit > 0);
     process.privileged = args.privileged;
     process.read_only = args.read_only;
     process.extra_hosts =

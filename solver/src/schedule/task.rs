@@ -1,18 +1,21 @@
 //! What runs beside the scheduler. Tasks know no state; each ends with one message.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Output, Record};
-use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::error::OpError;
-use crate::event::{Event, EventSender, LogSink};
+use crate::event::{Event, EventSender, LogSink, Stream};
 use crate::llb::{Vertex, VertexId};
 use crate::records::Records;
 use crate::slow::{self, ProbeInput, Probed};
 use crate::worker::{Claim, Content, ContentRequest, InputValue, Worker};
+
+/// Waiting for less than this is nothing to speak of.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// What a task has to say to the scheduler.
 pub(super) enum Message {
@@ -30,7 +33,7 @@ pub(super) enum Message {
 pub(super) struct Shared {
     pub(super) worker: Arc<dyn Worker>,
     pub(super) records: Arc<dyn Records>,
-    pub(super) permits: Option<Arc<Semaphore>>,
+    pub(super) admission: Arc<Admission>,
     pub(super) events: EventSender,
 }
 
@@ -64,10 +67,11 @@ impl Shared {
         inputs: Vec<InputValue>,
         shared: Option<CacheKey>,
     ) -> Message {
-        // The claim comes before the permit: who has a permit never waits for a claim, so claims
+        // The claim comes before the admission: who is admitted never waits for a claim, so claims
         // across builds cannot wait for each other in a ring.
+        let mut started = false;
         let claim = match shared {
-            Some(key) => self.worker.claim(key).await,
+            Some(key) => self.claim(id, key, &mut started).await,
             None => None,
         };
         if let (Some(key), Some(_)) = (shared, &claim)
@@ -76,14 +80,24 @@ impl Shared {
         {
             return Message::Found { vertex: id.0, record };
         }
-        let _permit = match &self.permits {
-            // The semaphore is never closed.
-            Some(permits) => permits.acquire().await.ok(),
-            None => None,
-        };
-        self.events.send(Event::Started { vertex: id, at: SystemTime::now() });
+        let _admitted = self.admission.enter(self.worker.expects(&vertex)).await;
+        if !started {
+            self.events.send(Event::Started { vertex: id, at: SystemTime::now() });
+        }
         let log = LogSink::new(id, self.events.clone());
         let result = self.worker.exec(vertex, inputs, log).await;
         Message::Executed { vertex: id.0, result, claim }
+    }
+    /// Waits for the claim on a key. Who waits for longer than a moment is told why.
+    async fn claim(&self, id: VertexId, key: CacheKey, started: &mut bool) -> Option<Claim> {
+        let mut claiming = self.worker.claim(key);
+        if let Ok(claim) = tokio::time::timeout(MOMENT, &mut claiming).await {
+            return claim;
+        }
+        *started = true;
+        self.events.send(Event::Started { vertex: id, at: SystemTime::now() });
+        let words = "waiting for another build that runs this step\n";
+        LogSink::new(id, self.events.clone()).write(Stream::Stderr, words);
+        claiming.await
     }
 }

@@ -110,6 +110,8 @@ pub(crate) struct Bench {
     pub(crate) worker: Arc<FakeWorker>,
     pub(crate) records: Arc<MemoryRecords>,
     pub(crate) max_parallelism: Option<NonZeroUsize>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) cpu: Option<u32>,
 }
 
 /// What a build did.
@@ -121,7 +123,11 @@ pub(crate) struct Built {
 
 impl Bench {
     pub(crate) fn solver(&self) -> Solver {
-        let options = SolverOptions { max_parallelism: self.max_parallelism };
+        let options = SolverOptions {
+            max_parallelism: self.max_parallelism,
+            memory: self.memory,
+            cpu: self.cpu,
+        };
         Solver::new(self.worker.clone(), self.records.clone(), options)
     }
 

@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use solver::llb::{Op, Selector, SourceOp, Vertex};
 use solver::{
-    CacheKey, Claim, Content, ContentRequest, Ingredient, InputValue, LogSink, OpError, Output,
-    Stream, Worker,
+    CacheKey, Claim, Content, ContentRequest, Demand, Ingredient, InputValue, LogSink, OpError,
+    Output, Stream, Worker,
 };
 
 #[derive(Default)]
@@ -37,6 +37,12 @@ pub(crate) struct State {
     pub(crate) tree_contents: usize,
     pub(crate) running: usize,
     pub(crate) most_running: usize,
+    /// What each is expected to take, what there is, and what was taken together at the most. Who
+    /// needs more than there is takes all of it.
+    pub(crate) demands: HashMap<String, Demand>,
+    pub(crate) whole: Option<Demand>,
+    pub(crate) taken: Demand,
+    pub(crate) most_taken: Demand,
     pub(crate) gone: HashSet<SnapshotId>,
     pub(crate) files: HashMap<(String, String), i64>,
     pub(crate) delays: HashMap<String, Duration>,
@@ -49,11 +55,14 @@ pub(crate) struct State {
 }
 
 /// Counts what runs, and notices when it is dropped half-way.
-struct Running<'a>(&'a FakeWorker);
+struct Running<'a>(&'a FakeWorker, Demand);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.state().running -= 1;
+        let mut state = self.0.state();
+        state.running -= 1;
+        state.taken.memory -= self.1.memory;
+        state.taken.cpu -= self.1.cpu;
     }
 }
 
@@ -70,6 +79,16 @@ impl FakeWorker {
         }
     }
 
+    fn taken_by(&self, vertex: &Vertex) -> Demand {
+        let demand = self.expects(vertex);
+        match self.state().whole {
+            None => demand,
+            Some(whole) => {
+                Demand { memory: demand.memory.min(whole.memory), cpu: demand.cpu.min(whole.cpu) }
+            }
+        }
+    }
+
     pub(crate) fn set_file(&self, context: &str, path: &str, value: i64) {
         self.state().files.insert((context.into(), path.into()), value);
     }
@@ -82,6 +101,7 @@ impl FakeWorker {
         state.source_contents = 0;
         state.tree_contents = 0;
         state.most_running = 0;
+        state.most_taken = Demand::default();
     }
 
     fn read(&self, vertex: &Vertex, selector: &Selector) -> Result<Vec<(String, i64)>, OpError> {
@@ -171,15 +191,20 @@ impl Worker for FakeWorker {
     ) -> BoxFuture<'_, Result<Vec<Output>, OpError>> {
         let work = async move {
             let name = vertex.meta.name.clone();
+            let demand = self.taken_by(&vertex);
             let (delay, fails, panics) = {
                 let mut state = self.state();
+                state.taken.memory += demand.memory;
+                state.taken.cpu += demand.cpu;
+                state.most_taken.memory = state.most_taken.memory.max(state.taken.memory);
+                state.most_taken.cpu = state.most_taken.cpu.max(state.taken.cpu);
                 state.begun.push(name.clone());
                 state.running += 1;
                 state.most_running = state.most_running.max(state.running);
                 let delay = state.delays.get(&name).copied();
                 (delay, state.failing.contains(&name), state.panicking.contains(&name))
             };
-            let _running = Running(self);
+            let _running = Running(self, demand);
             if let Some(delay) = delay {
                 tokio::time::sleep(delay).await;
             }
@@ -191,6 +216,7 @@ impl Worker for FakeWorker {
                     code: Some(2),
                     signal: None,
                     oom: false,
+                    memory_limit: None,
                     log_tail: vec!["no rule".to_owned()],
                 });
             }
@@ -238,6 +264,10 @@ impl Worker for FakeWorker {
             .snapshot
             .as_ref()
             .is_some_and(|id| state.trees.contains_key(id) && !state.gone.contains(id))
+    }
+
+    fn expects(&self, vertex: &Vertex) -> Demand {
+        self.state().demands.get(&vertex.meta.name).copied().unwrap_or_default()
     }
 
     fn claim(&self, key: CacheKey) -> BoxFuture<'_, Option<Claim>> {

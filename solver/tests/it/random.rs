@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use solver::Demand;
 use solver::llb::{InputRole, Op, SourceOp, VertexId, VertexMeta};
 
 use crate::build::{Bench, Graph};
+
+const MIB: u64 = 1 << 20;
 
 /// SplitMix64: small, and the same everywhere.
 struct Random(u64);
@@ -98,7 +101,11 @@ fn expected(graph: &Graph, files: &HashMap<String, i64>) -> Vec<i64> {
 async fn check(seed: u64) {
     let mut random = Random(seed ^ 0xabcd);
     let max_parallelism = NonZeroUsize::new(usize::try_from(random.below(4)).unwrap());
-    let bench = Bench { max_parallelism, ..Bench::default() };
+    let memory = random.one_in(2).then(|| MIB * (random.below(8) + 1));
+    let cpu = random.one_in(3).then(|| 1000 * u32::try_from(random.below(4) + 1).unwrap());
+    let bench = Bench { max_parallelism, memory, cpu, ..Bench::default() };
+    let whole = Demand { memory: memory.unwrap_or(u64::MAX), cpu: cpu.unwrap_or(u32::MAX) };
+    bench.worker.state().whole = Some(whole);
     bench.worker.state().knows_content = random.one_in(3);
     bench.worker.state().claims = random.one_in(2);
     bench.worker.state().content_delay = Duration::from_millis(random.below(5));
@@ -119,6 +126,10 @@ async fn check(seed: u64) {
             let mut state = bench.worker.state();
             let delay = Duration::from_millis(random.below(4) * 10);
             state.delays.insert(vertex.meta.name.clone(), delay);
+            // Some need more than there is, most need nothing.
+            let memory = if random.one_in(2) { random.below(10) * MIB } else { 0 };
+            let cpu = if random.one_in(2) { u32::try_from(random.below(3000)).unwrap() } else { 0 };
+            state.demands.insert(vertex.meta.name.clone(), Demand { memory, cpu });
         }
         let fails = random.one_in(3);
         let names: Vec<_> =
@@ -146,6 +157,7 @@ async fn check(seed: u64) {
                 no_key_ran_twice(&built, seed, round);
             }
         }
+        no_more_than_there_is(&bench, seed, round);
         // Aborted tasks are dropped by the runtime when it next runs.
         for _ in 0..5_000 {
             if bench.worker.state().running == 0 {
@@ -168,6 +180,15 @@ async fn check(seed: u64) {
         let executed = vertex.origin == Some(solver::Origin::Executed);
         assert!(!executed || no_cache(index), "seed {seed}: vertex {index} is not cached");
     }
+}
+
+/// What ran beside something else fitted beside it.
+fn no_more_than_there_is(bench: &Bench, seed: u64, round: u64) {
+    let taken = bench.worker.state().most_taken;
+    let fits = bench.memory.is_none_or(|memory| taken.memory <= memory)
+        && bench.cpu.is_none_or(|cpu| taken.cpu <= cpu);
+    let (memory, cpu) = (bench.memory, bench.cpu);
+    assert!(fits, "seed {seed} round {round}: {taken:?} of {memory:?} and {cpu:?}");
 }
 
 /// Each vertex that was executed has a key of its own.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use solver::llb::{SourceLocation, VertexMeta};
-use solver::{EventSender, SolveError};
+use solver::{Demand, EventSender, Origin, SolveError};
 use tokio::time::Instant;
 
 use crate::build::{Bench, Graph};
@@ -46,6 +46,41 @@ async fn max_parallelism_is_kept() {
     assert_eq!(start.elapsed().as_secs(), 3);
     let started = built.story().iter().filter(|line| line.ends_with("started")).count();
     assert_eq!(started, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_do_not_fit_together_run_one_after_another() {
+    const GIB: u64 = 1 << 30;
+    let bench = Bench { memory: Some(4 * GIB), ..Bench::default() };
+    delay_all(&bench, 4, Duration::from_secs(1));
+    // Two fit beside each other, the third needs more than there is, the fourth nothing.
+    for (index, memory) in [2 * GIB, 2 * GIB, 9 * GIB, 0].into_iter().enumerate() {
+        let demand = Demand { memory, cpu: 0 };
+        bench.worker.state().demands.insert(format!("add {index}"), demand);
+    }
+    let start = Instant::now();
+    let built = bench.build(fan(4)).await;
+    assert_eq!(bench.values(&built), [4 + 6 + 100]);
+    assert_eq!(start.elapsed().as_secs(), 2);
+    assert_eq!(bench.worker.state().most_running, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_build_is_told_so() {
+    let bench = Bench::default();
+    bench.worker.state().claims = true;
+    delay_all(&bench, 1, Duration::from_secs(2));
+    let (first, second) = tokio::join!(bench.build(fan(1)), bench.build(fan(1)));
+    let waits = |built: &crate::build::Built| {
+        let said = built.events.iter().any(|event| {
+            matches!(event, solver::Event::Log { data, .. }
+                if data.starts_with(b"waiting for another build"))
+        });
+        (said, built.origin("add 0"))
+    };
+    let mut both = [waits(&first), waits(&second)];
+    both.sort_by_key(|(said, _)| *said);
+    assert_eq!(both, [(false, Some(Origin::Executed)), (true, Some(Origin::Fast))]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use solver::{OpError, SolveError};
 
 use super::source::{BuildSource, IgnoreFile};
 use crate::commands::engine::storage_hint;
+use crate::commands::limits::human_limit;
 use crate::dockerfile::Fault;
 use crate::report::{CliError, ErrorKind, Excerpt, Problem, chain};
 
@@ -83,6 +84,11 @@ impl<'a> FailureReporter<'a> {
         let instruction =
             vertex.meta.name.split_once("] ").map_or(vertex.meta.name.as_str(), |(_, text)| text);
         let mut problem = match &**cause {
+            OpError::Exit { memory_limit: Some(limit), .. } => {
+                let limit = human_limit(*limit);
+                let text = format!("`{instruction}` was killed: out of memory at {limit}");
+                Problem::new(text).hint("give the steps more with --memory")
+            }
             OpError::Exit { code, signal, oom, .. } => {
                 Problem::new(format!("`{instruction}` {}", ending(*code, *signal, *oom)))
             }

@@ -141,6 +141,7 @@ async fn build_image(
         secrets: options.secrets.clone(),
         ssh: options.ssh.clone(),
         allow: allowed(options),
+        limits: options.limits.clone(),
         offline: options.offline,
         created: None,
     }));
@@ -267,10 +268,21 @@ async fn solve(
     let solver = Solver::new(
         worker.clone(),
         records,
-        SolverOptions { max_parallelism: options.max_parallelism },
+        SolverOptions {
+            max_parallelism: options.max_parallelism,
+            memory: runtime::available_memory(),
+            cpu: Some(processors()),
+        },
     );
     let (sender, events): (EventSender, _) = EventSender::channel();
     let forwarded = forward::forward(&definition, events, progress.clone());
     let (solution, ()) = tokio::join!(solver.solve(definition.clone(), sender), forwarded);
     solution.map_err(|error| reporter.solve_error(&error))
+}
+
+/// Thousandths of processors for steps to share: twice as many as there are. Steps compute and wait
+/// in turns, and a processor without work is worse than one more step that wants it.
+fn processors() -> u32 {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(count.saturating_mul(2000)).unwrap_or(u32::MAX)
 }

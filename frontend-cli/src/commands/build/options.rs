@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cache::oci::{ImageName, Platform};
-use executor::{SecretStore, SshAgents};
+use executor::{Limits, SecretStore, SshAgents};
 
 use super::output::Output;
 use crate::args::{BuildArgs, ProgressMode};
+use crate::commands::limits::limits;
 use crate::dockerfile::NamedContext;
 use crate::report::CliError;
 
@@ -35,6 +36,7 @@ pub(super) struct BuildOptions {
     pub(super) allow: Vec<String>,
     pub(super) shm_size: Option<u64>,
     pub(super) ulimits: Vec<(String, i64, i64)>,
+    pub(super) limits: Limits,
     pub(super) iidfile: Option<PathBuf>,
     pub(super) metadata_file: Option<PathBuf>,
     pub(super) max_parallelism: Option<std::num::NonZeroUsize>,
@@ -82,6 +84,7 @@ impl BuildOptions {
             allow: entitlements(args.allow)?,
             shm_size: args.shm_size.as_deref().map(size).transpose()?,
             ulimits: args.ulimits.iter().map(|limit| ulimit(limit)).collect::<Result<_, _>>()?,
+            limits: limits(&args.limits)?,
             file: args.file,
             context: args.context,
             target: args.target,
