@@ -71,12 +71,28 @@ pub async fn from_git(
 }
 
 /// Downloads a file of at most `limit` bytes, which has no name and is gone when it is closed.
+/// Credentials come from the secrets, as for ADD.
 ///
 /// # Errors
 ///
 /// [`ExecutorError::Download`] if the server does not give it.
-pub async fn download(url: &str, limit: u64) -> Result<std::fs::File, ExecutorError> {
-    crate::worker::download_context(url, limit).await
+pub async fn download(
+    url: &str,
+    secrets: &SecretStore,
+    limit: u64,
+) -> Result<std::fs::File, ExecutorError> {
+    crate::worker::download_context(url, secrets, limit).await
+}
+
+/// A stream without the compressions that layers do not have (bzip2, xz); another one as it is.
+///
+/// # Errors
+///
+/// Those of the stream.
+pub fn without_foreign_compression(
+    stream: impl Read + Send + 'static,
+) -> std::io::Result<Box<dyn Read + Send>> {
+    archive::without_foreign_compression(stream)
 }
 
 /// A new directory of the store for a context that comes from elsewhere.

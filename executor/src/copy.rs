@@ -14,6 +14,7 @@
 pub(crate) mod archive;
 mod chmod;
 mod file;
+mod pax_sparse;
 mod reuse;
 mod target;
 

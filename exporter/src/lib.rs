@@ -15,6 +15,7 @@
 
 mod archive;
 mod assemble;
+mod clash;
 mod destination;
 mod error;
 mod import;
@@ -27,6 +28,7 @@ mod walk;
 
 pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, index, save, save_directory};
 pub use assemble::{AssembleOptions, assemble};
+pub use clash::first_clash;
 pub use destination::Destination;
 pub use error::ExportError;
 pub use import::import;

@@ -14,6 +14,7 @@ use tar::EntryType;
 use super::file::{
     Place, copy_regular, is_name, link, make_special, make_symlink, set_mode, write_file,
 };
+use super::pax_sparse::SparseRecords;
 use super::target::{Attributes, TargetDir, resolve_below};
 use crate::ExecutorError;
 use crate::merged::{Kind, Meta, Xattrs};
@@ -65,6 +66,20 @@ pub(crate) fn from_stream(
     start.truncate(length);
     let whole = io::Cursor::new(start.clone()).chain(stream);
     Ok(Archive(decompress(whole, &start).map_err(failed)?))
+}
+
+/// See [`crate::context::without_foreign_compression`].
+pub(crate) fn without_foreign_compression(
+    mut stream: impl Read + Send + 'static,
+) -> io::Result<Box<dyn Read + Send>> {
+    let mut start = vec![0u8; 8];
+    let length = fill(&mut stream, &mut start)?;
+    start.truncate(length);
+    let whole = io::Cursor::new(start.clone()).chain(stream);
+    match compression(&start) {
+        Compression::Bzip2 | Compression::Xz => decompress(whole, &start),
+        Compression::None | Compression::AsLayers => Ok(Box::new(whole)),
+    }
 }
 
 /// Whether a file that begins so could be an archive: compressed, or a tar.
@@ -142,7 +157,8 @@ pub(crate) fn unpack(
     owner: Option<(u32, u32)>,
 ) -> Result<(), ExecutorError> {
     let broken = |reason: String| ExecutorError::Archive { archive: shown.to_owned(), reason };
-    let mut unpacking = Unpacking { target, owner, parent: None, directories: Vec::new() };
+    let mut unpacking =
+        Unpacking { target, owner, parent: None, directories: Vec::new(), holes: 0 };
     let mut tar = tar::Archive::new(archive.0);
     let entries = tar.entries().map_err(|error| broken(error.to_string()))?;
     let (mut count, mut bytes) = (0, 0);
@@ -166,6 +182,8 @@ struct Unpacking<'a> {
     parent: Option<(Vec<OsString>, Arc<TargetDir>)>,
     /// Directories whose times are set at the end, because entries change them.
     directories: Vec<(Arc<TargetDir>, (i64, u32))>,
+    /// Bytes of sparse files so far, holes too.
+    holes: u64,
 }
 
 impl Unpacking<'_> {
@@ -174,13 +192,20 @@ impl Unpacking<'_> {
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
             return Ok(());
         }
-        let path = names(&entry.path_bytes())?;
         let mut meta = metadata(&entry)?;
         if let Some((uid, gid)) = self.owner {
             (meta.uid, meta.gid) = (uid, gid);
         }
-        let (mtime, xattrs) = extensions(&mut entry, meta.mtime)?;
+        let Extensions { mtime, xattrs, sparse } = extensions(&mut entry, meta.mtime)?;
         meta.mtime = mtime;
+        let path = match sparse.name() {
+            Some(name) => names(name)?,
+            None => names(&entry.path_bytes())?,
+        };
+        self.holes = self.holes.saturating_add(sparse.size().unwrap_or_default());
+        if self.holes > MAX_BYTES {
+            return Err(io::Error::other(format!("sparse files of more than {MAX_BYTES} bytes")));
+        }
         let attributes = Attributes {
             uid: meta.uid,
             gid: meta.gid,
@@ -214,7 +239,7 @@ impl Unpacking<'_> {
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.forget_below(existing);
-                write_file(&mut entry, &place, &attributes)
+                write_file(&mut *sparse.expand(&mut entry)?, &place, &attributes)
             }
             EntryType::Symlink => {
                 self.forget_below(existing);
@@ -385,27 +410,33 @@ fn metadata(entry: &tar::Entry<'_, impl Read>) -> io::Result<Meta> {
     })
 }
 
-/// What PAX records say beyond the header: the time in full and extended attributes.
-fn extensions(
-    entry: &mut tar::Entry<'_, impl Read>,
+/// What PAX records say beyond the header.
+struct Extensions {
+    /// The time in full.
     mtime: (i64, u32),
-) -> io::Result<((i64, u32), Xattrs)> {
-    let mut mtime = mtime;
-    let mut xattrs = Xattrs::new();
-    let Some(records) = entry.pax_extensions()? else { return Ok((mtime, xattrs)) };
+    xattrs: Xattrs,
+    sparse: SparseRecords,
+}
+
+fn extensions(entry: &mut tar::Entry<'_, impl Read>, mtime: (i64, u32)) -> io::Result<Extensions> {
+    let (xattrs, sparse) = (Xattrs::new(), SparseRecords::default());
+    let mut found = Extensions { mtime, xattrs, sparse };
+    let Some(records) = entry.pax_extensions()? else { return Ok(found) };
     for record in records {
         let record = record?;
         if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.") {
             let ours = name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.");
             if !ours {
-                xattrs.insert(name.to_vec(), record.value_bytes().to_vec());
+                found.xattrs.insert(name.to_vec(), record.value_bytes().to_vec());
             }
         } else if record.key_bytes() == b"mtime" {
             let text = record.value().map_err(io::Error::other)?;
-            mtime = pax_time(text).ok_or_else(|| io::Error::other("a malformed time"))?;
+            found.mtime = pax_time(text).ok_or_else(|| io::Error::other("a malformed time"))?;
+        } else {
+            found.sparse.take(record.key_bytes(), record.value_bytes())?;
         }
     }
-    Ok((mtime, xattrs))
+    Ok(found)
 }
 
 /// `1700000000.25` as seconds and nanoseconds.

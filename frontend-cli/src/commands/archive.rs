@@ -1,6 +1,6 @@
 //! `strake save`, `load` and `import`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,11 +57,14 @@ pub(crate) fn load(root: Option<PathBuf>, args: &LoadArgs) -> Result<ExitCode, C
             if !path.exists() {
                 return Err(CliError::input(format!("there is no archive `{}`", path.display())));
             }
-            exporter::load_path(&engine.store, path)
+            match path.is_dir() {
+                true => exporter::load_path(&engine.store, path),
+                false => exporter::load_archive(&engine.store, opened(path)?),
+            }
         }
         None => {
             refuse_terminal()?;
-            exporter::load_archive(&engine.store, std::io::stdin())
+            exporter::load_archive(&engine.store, decompressed(std::io::stdin())?)
         }
     };
     let loaded = loaded.map_err(|error| CliError::caused("cannot load the archive", &error))?;
@@ -111,12 +114,10 @@ pub(crate) fn import(root: Option<PathBuf>, args: &ImportArgs) -> Result<ExitCod
     let message = args.message.as_deref();
     let image = if args.source == "-" {
         refuse_terminal()?;
-        exporter::import(&engine.store, std::io::stdin(), config, message)
+        exporter::import(&engine.store, decompressed(std::io::stdin())?, config, message)
     } else {
-        let path = Path::new(&args.source);
-        let file = fs_err::File::open(path)
-            .map_err(|error| CliError::caused("cannot read the archive", &error))?;
-        exporter::import(&engine.store, file, config, message)
+        let archive = opened(Path::new(&args.source))?;
+        exporter::import(&engine.store, archive, config, message)
     };
     let image = image
         .map_err(|error| CliError::caused(format!("cannot import `{}`", args.source), &error))?;
@@ -130,6 +131,18 @@ pub(crate) fn import(root: Option<PathBuf>, args: &ImportArgs) -> Result<ExitCod
     engine.sync_later();
     say(image.config_digest);
     Ok(ExitCode::SUCCESS)
+}
+
+fn opened(path: &Path) -> Result<Box<dyn Read + Send>, CliError> {
+    let file = fs_err::File::open(path)
+        .map_err(|error| CliError::caused("cannot read the archive", &error))?;
+    decompressed(file)
+}
+
+/// Archives come in more compressions than layers may have.
+fn decompressed(stream: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>, CliError> {
+    executor::context::without_foreign_compression(stream)
+        .map_err(|error| CliError::caused("cannot read the archive", &error))
 }
 
 fn refuse_terminal() -> Result<(), CliError> {

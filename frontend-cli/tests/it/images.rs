@@ -131,6 +131,66 @@ fn archives_are_read_by_skopeo_and_skopeos_by_us() {
 }
 
 #[test]
+fn a_build_for_several_platforms_is_pushed_as_an_index() {
+    let sealed = Sealed::new();
+    let registry = Registry::start(&sealed);
+    sealed.write("context/Dockerfile", "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\n");
+    let context = sealed.path().join("context").display().to_string();
+    let remote = format!("{}/many:1", registry.address);
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    sealed.strake(["build", "--push", platforms, "-t", &remote, &context]).success();
+    let docker = format!("docker://{remote}");
+    let raw = skopeo(&sealed, &["inspect", "--tls-verify=false", "--raw", &docker]);
+    let index: serde_json::Value = serde_json::from_str(raw.success()).unwrap();
+    assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
+    let platform = |at: usize| &index["manifests"][at]["platform"];
+    assert_eq!(
+        (&platform(0)["os"], &platform(0)["architecture"]),
+        (&"linux".into(), &"amd64".into())
+    );
+    assert_eq!(platform(1)["architecture"], "arm64");
+    for architecture in ["amd64", "arm64"] {
+        let choice = ["--override-arch", architecture, "inspect", "--tls-verify=false", "--config"];
+        let config = skopeo(&sealed, &[&choice[..], &[&docker]].concat());
+        let config: serde_json::Value = serde_json::from_str(config.success()).unwrap();
+        assert_eq!(config["config"]["Labels"]["arch"], architecture);
+    }
+}
+
+#[test]
+fn archives_may_be_compressed_as_layers_may_not() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    let name = built(&sealed);
+    let path = |name: &str| sealed.path().join(name).display().to_string();
+    let saved = path("saved.tar");
+    sealed.strake(["save", "-o", &saved, &name]).success();
+    sealed.strake(["rmi", &name]).success();
+    let script = "import sys, lzma, bz2
+data = open(sys.argv[1], 'rb').read()
+open(sys.argv[1] + '.xz', 'wb').write(lzma.compress(data, preset=0))
+open(sys.argv[1] + '.bz2', 'wb').write(bz2.compress(data, 1))";
+    for file in [&saved, &path("context/files.tar")] {
+        if file.ends_with("files.tar") {
+            let mut tar = sealed.command("tar");
+            tar.args(["-C", &path("context"), "-cf", file, "Dockerfile"]);
+            run(tar, Duration::from_secs(60)).success();
+        }
+        let mut compress = sealed.command("python3");
+        compress.args(["-c", script, file]);
+        run(compress, Duration::from_secs(120)).success();
+    }
+    for kind in ["xz", "bz2"] {
+        sealed.strake(["load", "-i", &format!("{saved}.{kind}")]).success();
+        assert_eq!(sealed.strake(["run", "--rm", &name]).success(), "content\n", "{kind}");
+        sealed.strake(["rmi", &name]).success();
+        let files = format!("{}.{kind}", path("context/files.tar"));
+        sealed.strake(["import", &files, "imported"]).success();
+        sealed.write("two/Dockerfile", "FROM imported\nCOPY --from=imported Dockerfile /\n");
+        sealed.strake(["build", &path("two")]).success();
+    }
+}
+
+#[test]
 fn skopeo_reads_the_store_itself() {
     let sealed = Sealed::with_busybox(Identity::Caller);
     let context = sealed.path().join("context").display().to_string();

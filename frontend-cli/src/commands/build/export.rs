@@ -1,5 +1,6 @@
 //! From a solution to images, archives and directories.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -132,14 +133,14 @@ impl Exporter<'_> {
                     self.archive(output, ArchiveFormat::Docker, dest, false, built, &names);
                 self.settle(step, result)
             }
-            OutputKind::Tar { dest } => {
+            OutputKind::Tar { dest, split } => {
                 let step = self.progress.begin("exporting to client tarball");
-                let result = self.tar(dest, built);
+                let result = self.tar(dest, *split, built);
                 self.settle(step, result)
             }
-            OutputKind::Local { dest, delete } => {
+            OutputKind::Local { dest, delete, split } => {
                 let step = self.progress.begin("exporting to client directory");
-                let result = self.local(dest, *delete, built);
+                let result = self.local(dest, *delete, *split, built);
                 self.settle(step, result)
             }
         }
@@ -257,9 +258,14 @@ impl Exporter<'_> {
         written.map(|_| ()).map_err(|error| CliError::caused("cannot write the archive", &error))
     }
 
-    fn tar(&self, dest: &Destination, built: &[Built]) -> Result<(), CliError> {
+    fn tar(
+        &self,
+        dest: &Destination,
+        split: Option<bool>,
+        built: &[Built],
+    ) -> Result<(), CliError> {
         let epoch = source_date_epoch(self.options)?;
-        let places: Vec<String> = built.iter().map(|one| self.place(one, built)).collect();
+        let places = self.places(split, built)?;
         let trees: Vec<(&str, Option<&Snapshot>)> = places
             .iter()
             .zip(built)
@@ -276,13 +282,22 @@ impl Exporter<'_> {
         written.map_err(|error| CliError::caused("cannot write the tar", &error))
     }
 
-    fn local(&self, dest: &Path, delete: bool, built: &[Built]) -> Result<(), CliError> {
-        let options = LocalOptions {
-            mode: if delete { LocalMode::Delete } else { LocalMode::Merge },
-            source_date_epoch: source_date_epoch(self.options)?,
-        };
-        for one in built {
-            let directory = dest.join(self.place(one, built));
+    fn local(
+        &self,
+        dest: &Path,
+        delete: bool,
+        split: Option<bool>,
+        built: &[Built],
+    ) -> Result<(), CliError> {
+        let mut seen = BTreeSet::new();
+        for (one, place) in built.iter().zip(self.places(split, built)?) {
+            // What a platform before has written into the same directory stays.
+            let delete = delete && seen.insert(place.clone());
+            let options = LocalOptions {
+                mode: if delete { LocalMode::Delete } else { LocalMode::Merge },
+                source_date_epoch: source_date_epoch(self.options)?,
+            };
+            let directory = dest.join(place);
             exporter::write_local(one.snapshot.as_ref(), options, &directory).map_err(|error| {
                 CliError::caused(
                     format!("cannot write the files to `{}`", directory.display()),
@@ -304,12 +319,27 @@ impl Exporter<'_> {
         (self.makes_index(built) && !images.is_empty()).then(|| exporter::index(&images))
     }
 
-    /// The directory of one platform's files: none of its own if it is the only one.
-    fn place(&self, one: &Built, built: &[Built]) -> String {
-        match self.makes_index(built) {
-            true => one.platform.to_string().replace('/', "_"),
-            false => String::new(),
+    /// The directory of each platform's files: none of its own if it is the only one, unless the
+    /// output says otherwise. Files of several platforms in one directory must not meet.
+    fn places(&self, split: Option<bool>, built: &[Built]) -> Result<Vec<String>, CliError> {
+        if split.unwrap_or_else(|| self.makes_index(built)) {
+            return Ok(built
+                .iter()
+                .map(|one| one.platform.to_string().replace('/', "_"))
+                .collect());
         }
+        let trees: Vec<_> = built.iter().map(|one| one.snapshot.as_ref()).collect();
+        let clash = exporter::first_clash(&trees)
+            .map_err(|error| CliError::caused("cannot compare the platforms' files", &error))?;
+        if let Some((path, first, second)) = clash {
+            let [first, second] = [first, second].map(|index| &built[index].platform);
+            return Err(CliError::input(format!(
+                "cannot overwrite /{} of {first} with that of {second}: platform-split is off",
+                path.display()
+            ))
+            .hint("leave platform-split=false away: each platform then has a directory"));
+        }
+        Ok(vec![String::new(); built.len()])
     }
 
     /// `--iidfile` and `--metadata-file`.

@@ -39,10 +39,13 @@ pub(super) enum OutputKind {
     },
     Tar {
         dest: Destination,
+        split: Option<bool>,
     },
     Local {
         dest: PathBuf,
         delete: bool,
+        /// Each platform in a directory of its own; if absent, several are.
+        split: Option<bool>,
     },
     CacheOnly,
 }
@@ -71,8 +74,10 @@ impl Output {
         if !spec.contains('=') {
             return Ok(match spec {
                 "" => return Err(invalid(spec, "it is empty")),
-                "-" => Output::new(OutputKind::Tar { dest: Destination::Stdout }),
-                path => Output::new(OutputKind::Local { dest: path.into(), delete: false }),
+                "-" => Output::new(OutputKind::Tar { dest: Destination::Stdout, split: None }),
+                path => {
+                    Output::new(OutputKind::Local { dest: path.into(), delete: false, split: None })
+                }
             });
         }
         let mut fields = Fields::split(spec)?;
@@ -102,7 +107,7 @@ impl Output {
                 OutputKind::Oci { dest: file(dest), is_directory }
             }
             "docker" => OutputKind::Docker { dest: file(dest) },
-            "tar" => OutputKind::Tar { dest: file(dest) },
+            "tar" => OutputKind::Tar { dest: file(dest), split: fields.choice("platform-split")? },
             "local" => {
                 let dest =
                     dest.ok_or_else(|| invalid(spec, "dest is required for local output"))?;
@@ -111,7 +116,8 @@ impl Output {
                     Some("delete") => true,
                     Some(mode) => return Err(invalid(spec, &format!("unknown mode `{mode}`"))),
                 };
-                OutputKind::Local { dest: dest.into(), delete }
+                let split = fields.choice("platform-split")?;
+                OutputKind::Local { dest: dest.into(), delete, split }
             }
             "cacheonly" => OutputKind::CacheOnly,
             other => {
@@ -175,9 +181,14 @@ impl<'a> Fields<'a> {
     }
 
     fn flag(&mut self, key: &str) -> Result<bool, CliError> {
+        Ok(self.choice(key)?.unwrap_or(false))
+    }
+
+    fn choice(&mut self, key: &str) -> Result<Option<bool>, CliError> {
         match self.take(key).as_deref() {
-            None | Some("false" | "0") => Ok(false),
-            Some("" | "true" | "1") => Ok(true),
+            None => Ok(None),
+            Some("false" | "0") => Ok(Some(false)),
+            Some("" | "true" | "1") => Ok(Some(true)),
             Some(other) => {
                 Err(invalid(self.spec, &format!("{key} is true or false, not `{other}`")))
             }
@@ -244,9 +255,10 @@ mod tests {
 
     #[test]
     fn specs_are_read_as_buildkit_reads_them() {
-        let local = |dest: &str| OutputKind::Local { dest: dest.into(), delete: false };
+        let local =
+            |dest: &str| OutputKind::Local { dest: dest.into(), delete: false, split: None };
         assert_eq!(kind("out"), Ok(local("out")));
-        assert_eq!(kind("-"), Ok(OutputKind::Tar { dest: Destination::Stdout }));
+        assert_eq!(kind("-"), Ok(OutputKind::Tar { dest: Destination::Stdout, split: None }));
         assert_eq!(kind("type=local,dest=x"), Ok(local("x")));
         let dest = Destination::File("a,b.tar".into());
         assert_eq!(
