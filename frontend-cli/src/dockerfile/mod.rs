@@ -20,7 +20,7 @@ mod variables;
 pub(crate) use change::configuration_of;
 pub(crate) use fault::{Fault, nearest};
 pub(crate) use giturl::GitUrl;
-pub(crate) use lower::{LowerError, Lowered, git_source, lower};
+pub(crate) use lower::{LowerError, Lowered, Warnings, git_source, lower, lower_or_warn};
 pub(crate) use plan::{
     ImageRequest, NamedContext, Plan, RequestedImage, ResolvedImage, ResolvedImages, Settings,
     stage_names,

@@ -148,6 +148,20 @@ fn a_file_that_cannot_be_built_fails_its_check() {
 }
 
 #[test]
+fn a_check_keeps_its_warnings_where_the_build_fails_and_asks_for_every_platform() {
+    let dockerfile = "FROM scratch\nLABEL a=$FOO\nRUN --network=host x\n";
+    let (found, code) = rules(dockerfile, &[]);
+    assert_eq!((found, code), (vec!["UndefinedVar".to_owned()], 1));
+    let dockerfile = "FROM scratch AS for-amd64\nFROM scratch AS for-arm64\nLABEL a=$FOO\n\
+                      FROM for-${TARGETARCH} AS last\n";
+    let of = |platforms: &str| rules(dockerfile, &[platforms, "--target=last"]);
+    assert_eq!(of("--platform=linux/amd64"), (vec![], 0));
+    let warned = (vec!["UndefinedVar".to_owned()], 1);
+    assert_eq!(of("--platform=linux/amd64,linux/arm64"), warned);
+    assert_eq!(of("--platform=linux/arm64,linux/amd64"), warned);
+}
+
+#[test]
 fn an_outline_tells_what_a_target_takes() {
     let dockerfile = "# TAG is the version\nARG TAG=1\nARG OTHER=2\nFROM a:$TAG AS base\n\
                       RUN --mount=type=secret,id=token,required=true x\n\

@@ -27,7 +27,8 @@ use crate::commands::engine::{Engine, Needs};
 use crate::commands::say;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{
-    Fault, ImageRequest, LowerError, Lowered, Plan, ResolvedImage, ResolvedImages, Settings, lower,
+    Fault, ImageRequest, LowerError, Lowered, Plan, ResolvedImage, ResolvedImages, Settings,
+    Warnings, lower_or_warn,
 };
 use crate::report::CliError;
 
@@ -150,67 +151,118 @@ fn inspect(
     let check = super::check_override(options)?;
     let parsed = parser::parse_with(&source.text, &ParseOptions { check });
     let named = NamedContexts::open(engine, options)?;
-    let platform = options.platforms.first().cloned().unwrap_or_else(Platform::host);
-    let settings = settings(options, source, &named.contexts, &platform, false);
-    let mut findings = Findings::of_file(&parsed, &settings);
-    let failed = |parsed: Parsed, findings: Findings, faults: Vec<Fault>| {
-        let findings = findings.reported(&parsed);
-        Ok(Inspection { parsed, findings, faults, plan: None })
+    let platforms = match &options.platforms[..] {
+        [] => vec![Platform::host()],
+        platforms => platforms.to_vec(),
     };
-    if parsed.has_errors() {
-        let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
-        let faults = errors
-            .map(|error| Fault {
-                message: error.message.clone(),
-                span: Some(error.span),
-                hint: error.hint.clone(),
-            })
-            .collect();
-        return failed(parsed, findings, faults);
+    let (mut findings, mut faults, mut plan) = (Findings::default(), errors(&parsed), None);
+    let mut used_build_args = Vec::new();
+    for platform in &platforms {
+        let settings = settings(options, source, &named.contexts, platform, false);
+        if parsed.has_errors() {
+            findings.merge(Findings::of_file(&parsed, &settings));
+            continue;
+        }
+        let look = look(engine, source, question, &parsed, &settings, options.target.is_some())?;
+        findings.merge(look.findings);
+        used_build_args.extend(look.used_build_args);
+        for fault in look.faults {
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        if plan.is_none() {
+            plan = look.plan.map(|plan| (plan, settings));
+        }
     }
+    if question == Question::Check && faults.is_empty() {
+        findings.add_unused_build_args(options, &parsed, &used_build_args);
+    }
+    let findings = findings.reported(&parsed);
+    let plan = plan.filter(|_| faults.is_empty());
+    Ok(Inspection { parsed, findings, faults, plan })
+}
+
+fn errors(parsed: &Parsed) -> Vec<Fault> {
+    let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+    errors
+        .map(|error| Fault {
+            message: error.message.clone(),
+            span: Some(error.span),
+            hint: error.hint.clone(),
+        })
+        .collect()
+}
+
+/// What was seen for one platform.
+#[derive(Default)]
+struct Look {
+    findings: Findings,
+    faults: Vec<Fault>,
+    plan: Option<Plan>,
+    used_build_args: Vec<String>,
+}
+
+fn look(
+    engine: &Engine,
+    source: &BuildSource,
+    question: Question,
+    parsed: &Parsed,
+    settings: &Settings,
+    has_target: bool,
+) -> Result<Look, CliError> {
+    let findings = Findings::of_file(parsed, settings);
+    let mut look = Look { findings, ..Look::default() };
     // The whole file is checked unless a target is named.
-    let plan = match (question, &options.target) {
-        (Question::Check, None) => Plan::of_all_stages(&parsed.dockerfile, &settings),
-        _ => Plan::new(&parsed.dockerfile, &settings),
+    let plan = match question {
+        Question::Check if !has_target => Plan::of_all_stages(&parsed.dockerfile, settings),
+        _ => Plan::new(&parsed.dockerfile, settings),
     };
     let plan = match plan {
         Ok(plan) => plan,
-        Err(faults) => return failed(parsed, findings, faults),
+        Err(faults) => {
+            look.faults = faults;
+            return Ok(look);
+        }
     };
-    findings.add_plan(&plan);
+    look.findings.add_plan(&plan);
     if question == Question::Check {
-        let (lowered, unknown) = match lower_locally(engine, &parsed, &plan, &settings)? {
-            Ok(lowered) => lowered,
-            Err(faults) => return failed(parsed, findings, faults),
-        };
+        let mut unknown = Vec::new();
+        let lowered = lower_locally(engine, parsed, &plan, settings, &mut unknown)?;
         let guessed: Vec<parser::Span> = lint::stages_upon(&plan, &unknown)
             .into_iter()
             .map(|index| parsed.dockerfile.stages[index].span)
             .collect();
-        findings.add_lowered(&lowered, source, |finding| {
+        let is_known = |finding: &Finding| {
             let is_inside = |span: parser::Span| {
                 guessed.iter().any(|stage| stage.start <= span.start && span.start < stage.end)
             };
             finding.rule != "UndefinedVar" || !finding.span.is_some_and(is_inside)
-        });
-        findings.add_unused_build_args(options, &parsed, &lowered.used_build_args);
+        };
+        match lowered {
+            Ok(lowered) => {
+                look.findings.add_lowered(&lowered, source, is_known);
+                look.used_build_args = lowered.used_build_args;
+            }
+            Err((faults, warnings)) => {
+                look.findings.add_warnings(&warnings, is_known);
+                look.faults = faults;
+            }
+        }
     }
-    let findings = findings.reported(&parsed);
-    Ok(Inspection { parsed, findings, faults: Vec::new(), plan: Some((plan, settings)) })
+    look.plan = Some(plan);
+    Ok(look)
 }
 
-/// What was lowered, and the images that were not here.
-type LocallyLowered = (Lowered, Vec<ImageRequest>);
-
-/// Lowers with the images of the local store; the others are unknown.
+/// Lowers with the images of the local store; the others are `unknown`.
 fn lower_locally(
     engine: &Engine,
     parsed: &Parsed,
     plan: &Plan,
     settings: &Settings,
-) -> Result<Result<LocallyLowered, Vec<Fault>>, CliError> {
+    unknown: &mut Vec<ImageRequest>,
+) -> Result<Result<Lowered, (Vec<Fault>, Warnings)>, CliError> {
     let mut found: ResolvedImages = BTreeMap::new();
-    let mut unknown = Vec::new();
     let mut requests: Vec<ImageRequest> =
         plan.images.iter().map(|wanted| wanted.request.clone()).collect();
     for _ in 0..MAX_LOWERING_ROUNDS {
@@ -235,9 +287,12 @@ fn lower_locally(
             found.insert(request, image);
         }
         // The graph is thrown away: nothing is built.
-        match lower(&parsed.dockerfile, plan, settings, &found, &mut Definition::new()) {
-            Ok(lowered) => return Ok(Ok((lowered, unknown))),
-            Err(LowerError::Faults(faults)) => return Ok(Err(faults)),
+        let (graph, warnings) = (&mut Definition::new(), &mut Vec::new());
+        match lower_or_warn(&parsed.dockerfile, plan, settings, &found, graph, warnings) {
+            Ok(lowered) => return Ok(Ok(lowered)),
+            Err(LowerError::Faults(faults)) => {
+                return Ok(Err((faults, std::mem::take(warnings))));
+            }
             Err(LowerError::NeedsImages(images)) => requests = images,
         }
     }

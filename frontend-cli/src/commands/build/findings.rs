@@ -10,7 +10,7 @@ use super::options::BuildOptions;
 use super::source::BuildSource;
 use crate::args::ProgressMode;
 use crate::dockerfile::lint::{self, Finding};
-use crate::dockerfile::{Lowered, Plan, Settings, nearest};
+use crate::dockerfile::{Lowered, Plan, Settings, Warnings, nearest};
 use crate::progress::Progress;
 use crate::report::CliError;
 
@@ -30,6 +30,24 @@ impl Findings {
         Findings { found: found.iter().map(Finding::from).collect() }
     }
 
+    /// What another platform's look at the same file has found, each finding once.
+    pub(super) fn merge(&mut self, other: Findings) {
+        for finding in other.found {
+            if !self.found.contains(&finding) {
+                self.found.push(finding);
+            }
+        }
+    }
+
+    /// What a lowering found before faults ended it, except at the places that `is_known` refuses.
+    pub(super) fn add_warnings(
+        &mut self,
+        warnings: &Warnings,
+        is_known: impl Fn(&Finding) -> bool,
+    ) {
+        self.found.extend(warnings.iter().map(Finding::from).filter(is_known));
+    }
+
     pub(super) fn add_plan(&mut self, plan: &Plan) {
         self.found.extend(plan.warnings.iter().map(Finding::from));
     }
@@ -41,7 +59,7 @@ impl Findings {
         source: &BuildSource,
         is_known: impl Fn(&Finding) -> bool,
     ) {
-        self.found.extend(lowered.warnings.iter().map(Finding::from).filter(is_known));
+        self.add_warnings(&lowered.warnings, is_known);
         let Ok(ignore) = PatternMatcher::new(&source.ignore.rules()) else { return };
         for (pattern, span) in &lowered.context_patterns {
             let mut left = WALK_LIMIT;

@@ -62,6 +62,9 @@ pub(crate) enum LowerError {
     Faults(Vec<Fault>),
 }
 
+/// Warnings under the names of BuildKit's checks.
+pub(crate) type Warnings = Vec<(&'static str, Fault)>;
+
 /// Adds the vertices of the plan's target to `definition`.
 pub(crate) fn lower(
     dockerfile: &Dockerfile,
@@ -69,6 +72,18 @@ pub(crate) fn lower(
     settings: &Settings,
     images: &ResolvedImages,
     definition: &mut Definition,
+) -> Result<Lowered, LowerError> {
+    lower_or_warn(dockerfile, plan, settings, images, definition, &mut Vec::new())
+}
+
+/// As [`lower`], and where faults end it `warnings` are what was found all the same.
+pub(crate) fn lower_or_warn(
+    dockerfile: &Dockerfile,
+    plan: &Plan,
+    settings: &Settings,
+    images: &ResolvedImages,
+    definition: &mut Definition,
+    warnings: &mut Warnings,
 ) -> Result<Lowered, LowerError> {
     let mut lowering = Lowering {
         dockerfile,
@@ -90,6 +105,9 @@ pub(crate) fn lower(
     };
     for index in &plan.needed {
         lowering.stage(*index);
+    }
+    if !lowering.faults.is_empty() {
+        *warnings = std::mem::take(&mut lowering.warnings);
     }
     lowering.into_result()
 }
