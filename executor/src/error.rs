@@ -121,6 +121,12 @@ pub enum ExecutorError {
         /// Its id.
         id: String,
     },
+    /// A secret cannot be what a server is told.
+    #[error("secret {id} cannot be sent to a server: it is not one line of text")]
+    SecretNotLine {
+        /// Its id.
+        id: String,
+    },
     /// An ssh agent that a step requires was not given to the build.
     #[error("unset ssh forward key {id}")]
     NoAgent {
@@ -132,6 +138,12 @@ pub enum ExecutorError {
     NotAllowed {
         /// `security.insecure` or `network.host`.
         entitlement: &'static str,
+    },
+    /// A device that a step asks for cannot be given to it.
+    #[error("{reason}")]
+    Device {
+        /// Which, and why.
+        reason: String,
     },
     /// A process description that cannot be run.
     #[error("{reason}")]

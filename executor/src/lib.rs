@@ -8,6 +8,7 @@
 //! `merged` trees as they are read, `fingerprint` what of them counts, `copy` how they are changed,
 //! [`Executor`] how a process runs, [`LocalWorker`] who does all that for the solver.
 
+pub mod cdi;
 mod container;
 pub mod context;
 mod copy;
@@ -23,6 +24,7 @@ mod redact;
 mod secrets;
 mod selection;
 mod source_tree;
+mod ssh;
 mod stat_cache;
 mod users;
 mod worker;
@@ -33,5 +35,6 @@ pub use executor::{Executor, ProcessIo, RunningProcess};
 pub use limits::Limits;
 pub use process::{DEFAULT_PATH, MountSource, Process, ProcessMount};
 pub use redact::Redactions;
-pub use secrets::{MAX_SECRET, SecretStore, SshAgents};
+pub use secrets::{MAX_SECRET, SecretStore};
+pub use ssh::{KeyError, SshAgents, SshKey};
 pub use worker::{LocalWorker, LocalWorkerConfig, host_address};

@@ -1,4 +1,4 @@
-//! The secrets and ssh agents that the user hands to a build.
+//! The secrets that the user hands to a build.
 //!
 //! Values are read when a step asks for them, go into the step's memory-backed files or its
 //! environment, and nowhere else: not into keys, logs or layers.
@@ -73,27 +73,16 @@ impl SecretStore {
         }
         Ok(Some(value))
     }
-}
 
-/// Sockets of ssh agents by id; the usual id is `default`.
-#[derive(Debug, Clone, Default)]
-pub struct SshAgents {
-    sockets: BTreeMap<String, PathBuf>,
-}
-
-impl SshAgents {
-    /// No agents.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The agent `id` listens at `socket`.
-    pub fn insert(&mut self, id: impl Into<String>, socket: impl Into<PathBuf>) {
-        self.sockets.insert(id.into(), socket.into());
-    }
-
-    pub(crate) fn socket(&self, id: &str) -> Option<&PathBuf> {
-        self.sockets.get(id)
+    /// The secret `id` as one line of text, for a header: what editors leave at its end is gone.
+    pub(crate) fn line(&self, id: &str) -> Result<Option<String>, ExecutorError> {
+        let Some(value) = self.read(id)? else { return Ok(None) };
+        match String::from_utf8(value) {
+            Ok(value) if !value.trim().contains(char::is_control) => {
+                Ok(Some(value.trim().to_owned()))
+            }
+            _ => Err(ExecutorError::SecretNotLine { id: id.to_owned() }),
+        }
     }
 }
 

@@ -10,7 +10,6 @@
 //! The digests of every new layer are computed in the background while the build goes on, so that
 //! its end has little left to hash.
 
-mod agent;
 mod cache_mount;
 mod claim;
 mod exec;
@@ -74,6 +73,8 @@ pub struct LocalWorkerConfig {
     pub limits: Limits,
     /// Nothing opens a socket towards a network, and no container gets one.
     pub offline: bool,
+    /// Devices of this machine that steps may have.
+    pub devices: crate::cdi::Devices,
     /// The time that is written into results instead of now, RFC 3339 (`SOURCE_DATE_EPOCH`).
     pub created: Option<String>,
 }

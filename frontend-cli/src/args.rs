@@ -210,7 +210,7 @@ pub(crate) struct BuildArgs {
     #[arg(long = "secret", value_name = "SPEC")]
     pub(crate) secrets: Vec<String>,
 
-    /// An agent socket for RUN --mount=type=ssh: default or ID[=SOCKET]
+    /// An agent or keys for RUN --mount=type=ssh: default or ID[=SOCKET|KEY,…]
     #[arg(long = "ssh", value_name = "SPEC")]
     pub(crate) ssh: Vec<String>,
 
@@ -225,6 +225,15 @@ pub(crate) struct BuildArgs {
     /// Grants to the build: network.host, security.insecure
     #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
+
+    /// A directory of device specifications (CDI), instead of /etc/cdi and /var/run/cdi
+    #[arg(
+        long = "cdi-spec-dir",
+        value_name = "DIR",
+        env = "STRAKE_CDI_SPEC_DIR",
+        value_delimiter = ':'
+    )]
+    pub(crate) cdi_spec_dirs: Vec<std::path::PathBuf>,
 
     /// Size of /dev/shm in RUN steps
     #[arg(long, value_name = "BYTES")]

@@ -360,6 +360,10 @@ fn exec_parts(exec: &ExecOp, sink: Sink<'_>) {
     for limit in &exec.ulimits {
         ulimits.add(&limit.name, &format!("{}:{}", limit.soft, limit.hard));
     }
+    let mut devices = Parts::new(format_args!("device."), sink);
+    for device in &exec.devices {
+        devices.add(&device.name, &format!("required={}", device.required));
+    }
     let mut hosts = Parts::new(format_args!("host."), sink);
     for host in &exec.extra_hosts {
         hosts.add(&host.name, "");
@@ -380,7 +384,8 @@ fn mount_value(mount: &ExecMount) -> String {
             let start = json(input);
             format!("cache mode={mode:04o} owner={uid}:{gid} readonly={readonly} start={start}")
         }
-        MountKind::Tmpfs { size: _ } => "tmpfs".to_owned(),
+        MountKind::Tmpfs { size: _, readonly: false } => "tmpfs".to_owned(),
+        MountKind::Tmpfs { size: _, readonly: true } => "tmpfs readonly".to_owned(),
         MountKind::Secret { id, required, mode, uid, gid, env, file } => format!(
             "secret id={} required={required} mode={mode:04o} owner={uid}:{gid} env={} file={file}",
             json(id),

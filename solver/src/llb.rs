@@ -21,7 +21,8 @@ mod source;
 
 pub use definition::{Definition, DefinitionError};
 pub use exec::{
-    ExecMount, ExecOp, ExtraHost, MountKind, NetworkMode, SecretEnv, SecurityMode, Sharing, Ulimit,
+    DeviceRequest, ExecMount, ExecOp, ExtraHost, MountKind, NetworkMode, SecretEnv, SecurityMode,
+    Sharing, Ulimit,
 };
 pub use file::{ChmodSpec, CopyAction, FileAction, FileOp, MkdirAction, Owner, Unpack, UserSpec};
 pub use source::{GitSource, HttpSource, ImageSource, InlineFile, LocalContext, SourceOp};

@@ -8,13 +8,13 @@ use runtime::NetworkMode;
 use solver::llb::{
     self, CopyAction, ExecMount, ExecOp, MountKind, SecurityMode, Selector, Unpack, Vertex,
 };
-use solver::{InputValue, LogSink, OpError, Output};
+use solver::{InputValue, LogSink, OpError, Output, Stream};
 
-use super::agent::AgentSocket;
 use super::cache_mount::{CacheMount, HeldCache};
 use super::{CancelOnDrop, LocalWorker, input};
 use crate::copy::FileOperation;
 use crate::executor::blocking;
+use crate::ssh::agent::AgentSocket;
 use crate::{ExecutorError, MountSource, Process, ProcessIo, ProcessMount};
 
 /// The host name of build containers, as BuildKit's.
@@ -42,7 +42,7 @@ impl LocalWorker {
     ) -> Result<Output, OpError> {
         let base = self.rootfs(inputs).map_err(OpError::worker)?;
         let active = self.prepare(base.as_ref()).map_err(OpError::worker)?;
-        let prepared = self.prepare_exec(vertex, op, inputs).await.map_err(OpError::worker)?;
+        let prepared = self.prepare_exec(vertex, op, inputs, log).await.map_err(OpError::worker)?;
         let Prepared { process, mounts, caches, agents, copies } = prepared;
         let io = ProcessIo::Log(log.clone(), self.config.secrets.redactions());
         let began = Instant::now();
@@ -70,6 +70,7 @@ impl LocalWorker {
         vertex: &Vertex,
         op: &ExecOp,
         inputs: &[InputValue],
+        log: &LogSink,
     ) -> Result<Prepared, ExecutorError> {
         let mut prepared = Prepared {
             process: self.process(op)?,
@@ -82,6 +83,13 @@ impl LocalWorker {
             let value = self.secret(&secret.id, secret.required)?.unwrap_or_default();
             prepared.process.env.push((secret.name.clone(), text(&secret.id, value)?));
         }
+        let devices = self.config.devices.edits(&op.devices)?;
+        for name in devices.missing {
+            let text = format!("the optional device {name} is not registered here\n");
+            log.write(Stream::Stderr, text);
+        }
+        prepared.process.env.extend(devices.env);
+        prepared.mounts.extend(devices.mounts);
         for mount in &op.mounts {
             self.add_mount(vertex, mount, inputs, &mut prepared).await?;
         }
@@ -146,8 +154,8 @@ impl LocalWorker {
             prepared.mounts.push(ProcessMount { target: target.clone(), source, readonly });
         };
         match &mount.kind {
-            MountKind::Tmpfs { size } => {
-                add(MountSource::Tmpfs { size: *size, mode: 0o1777 }, false);
+            MountKind::Tmpfs { size, readonly } => {
+                add(MountSource::Tmpfs { size: *size, mode: 0o1777 }, *readonly);
             }
             MountKind::Secret { id, required, mode, uid, gid, env, file } => {
                 let value = self.secret(id, *required)?;
@@ -161,7 +169,7 @@ impl LocalWorker {
                 }
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
-                match self.config.ssh.socket(id) {
+                match self.config.ssh.agent(id) {
                     Some(agent) => {
                         let socket = AgentSocket::new(agent, *mode, *uid, *gid)?;
                         add(MountSource::Path(socket.path()), false);

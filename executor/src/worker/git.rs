@@ -21,6 +21,8 @@ use crate::context::{UnpackedContext, new_directory};
 use crate::copy::FileOperation;
 use crate::executor::blocking;
 use crate::source_tree::SourceTree;
+use crate::ssh::Agent;
+use crate::ssh::agent::AgentSocket;
 use crate::{ExecutorError, SecretStore, SshAgents};
 
 /// What may be spoken; `file` and `ext` would reach this machine.
@@ -263,9 +265,19 @@ impl Git<'_> {
         {
             command.env_remove(variable);
         }
-        if let Some(socket) = self.ssh.socket("default") {
-            command.env("SSH_AUTH_SOCK", socket);
-        }
+        // The socket lives as long as the command.
+        let _agent = match self.ssh.agent("default") {
+            Some(Agent::Socket(socket)) => {
+                command.env("SSH_AUTH_SOCK", socket);
+                None
+            }
+            Some(keys) => {
+                let socket = AgentSocket::new(keys, 0o600, 0, 0)?;
+                command.env("SSH_AUTH_SOCK", socket.path());
+                Some(socket)
+            }
+            None => None,
+        };
         let output = command.output().await.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 self.failed(attempt, "the program `git` is not installed")
@@ -284,28 +296,25 @@ impl Git<'_> {
         ))
     }
 
-    /// Credentials for the host, from the build's secrets, where no command line shows them.
+    /// Credentials for the repository, from the build's secrets, where no command line shows them:
+    /// `GIT_AUTH_HEADER.<host>`, `GIT_AUTH_TOKEN.<host>`, then both without a host; the first counts.
     fn authorization(&self) -> Result<Vec<(String, String)>, ExecutorError> {
         let Some(host) = host(&self.source.url) else { return Ok(Vec::new()) };
-        let find = |name: &str| -> Result<Option<String>, ExecutorError> {
-            for id in [format!("{name}.{host}"), name.to_owned()] {
-                if let Some(value) = self.secrets.read(&id)? {
-                    let value = String::from_utf8(value);
-                    let value = value.map_err(|_| ExecutorError::SecretNotText { id })?;
-                    return Ok(Some(value.trim().to_owned()));
-                }
+        let mut header = None;
+        for suffix in [format!(".{host}"), String::new()] {
+            for (name, is_token) in [("GIT_AUTH_HEADER", false), ("GIT_AUTH_TOKEN", true)] {
+                let Some(value) = self.secrets.line(&format!("{name}{suffix}"))? else { continue };
+                let value = match is_token {
+                    true => {
+                        format!("basic {}", base64(format!("x-access-token:{value}").as_bytes()))
+                    }
+                    false => value,
+                };
+                header.get_or_insert(value);
             }
-            Ok(None)
-        };
-        let header = match (find("GIT_AUTH_HEADER")?, find("GIT_AUTH_TOKEN")?) {
-            (Some(header), _) => header,
-            (None, Some(token)) => {
-                format!("basic {}", base64(format!("x-access-token:{token}").as_bytes()))
-            }
-            (None, None) => return Ok(Vec::new()),
-        };
-        // Only for this host: submodules may lie elsewhere.
-        let key = format!("http.https://{host}/.extraheader");
+        }
+        let Some(header) = header else { return Ok(Vec::new()) };
+        let key = format!("http.{}.extraheader", scope(&self.source.url));
         Ok(vec![
             ("GIT_CONFIG_COUNT".to_owned(), "1".to_owned()),
             ("GIT_CONFIG_KEY_0".to_owned(), key),
@@ -349,11 +358,20 @@ fn choose(listed: &str, reference: &str) -> Option<String> {
     })
 }
 
+/// Host and port of an address that HTTP is spoken to.
 fn host(url: &str) -> Option<String> {
-    let rest = url.strip_prefix("https://")?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = authority.rsplit('@').next()?;
     (!host.is_empty()).then(|| host.to_owned())
+}
+
+/// The addresses that credentials for `url` are for: the repository alone, since its submodules may
+/// be anybody's; as in BuildKit all of github.com, where one token opens them too.
+fn scope(url: &str) -> String {
+    let github = ["https://github.com/", "https://www.github.com/"];
+    let known = github.iter().find(|prefix| url.starts_with(**prefix));
+    known.map_or_else(|| without_credentials(url), |prefix| (*prefix).to_owned())
 }
 
 fn base64(bytes: &[u8]) -> String {

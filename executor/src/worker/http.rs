@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use cache::hash::FingerprintBuilder;
 use cache::oci::Digest;
-use reqwest::header::{ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use reqwest::header::{
+    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
 use reqwest::{Client, Response, StatusCode, Url};
 use rustix::fs::{AtFlags, CWD, Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -19,9 +21,9 @@ use solver::{Content, Ingredient, LogSink, Output};
 use tokio::sync::mpsc;
 
 use super::{LocalWorker, lock};
-use crate::ExecutorError;
 use crate::executor::blocking;
 use crate::merged::Owners;
+use crate::{ExecutorError, SecretStore};
 
 /// Where the index keeps what servers said.
 const SPACE: &str = "http";
@@ -115,7 +117,8 @@ impl LocalWorker {
         self.needs_network(|| format!("`{}`", without_credentials(&source.url)))?;
         let blobs = self.config.store.blobs();
         let known = self.remembered(&source.url)?.filter(|known| blobs.contains(&known.digest));
-        let response = request(&source.url, known.as_ref()).await?;
+        let secrets = &self.config.secrets;
+        let response = request(&source.url, secrets, known.as_ref()).await?;
         let state = match known {
             Some(known) if response.status() == StatusCode::NOT_MODIFIED => known,
             _ => self.download(source, response, log).await?,
@@ -187,11 +190,12 @@ impl LocalWorker {
 /// Downloads a file; see [`crate::context::download`].
 pub(crate) async fn download_context(
     url: &str,
+    secrets: &SecretStore,
     limit: u64,
 ) -> Result<std::fs::File, ExecutorError> {
     let shown = without_credentials(url);
     let failed = || ExecutorError::file("store", &shown);
-    let mut response = request(url, None).await?;
+    let mut response = request(url, secrets, None).await?;
     let mut file = tempfile::tempfile().map_err(failed())?;
     let mut done = 0;
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&shown, error))? {
@@ -211,12 +215,23 @@ fn text(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String
 }
 
 /// A successful answer, or "not modified" to what is `known`.
-async fn request(url: &str, known: Option<&Remembered>) -> Result<Response, ExecutorError> {
+async fn request(
+    url: &str,
+    secrets: &SecretStore,
+    known: Option<&Remembered>,
+) -> Result<Response, ExecutorError> {
     let shown = without_credentials(url);
+    let authorization = authorization(url, secrets)?;
+    // Credentials in the address would be a second header.
+    let url = if authorization.is_some() { shown.as_str() } else { url };
     let client = client().map_err(|error| broken(&shown, error))?;
     let mut attempt = 1;
     loop {
         let mut request = client.get(url);
+        if let Some(value) = &authorization {
+            // The client drops it where a redirect leads to another host.
+            request = request.header(AUTHORIZATION, value);
+        }
         if let Some(etag) = known.and_then(|known| known.etag.as_ref()) {
             request = request.header(IF_NONE_MATCH, etag);
         } else if let Some(time) = known.and_then(|known| known.last_modified.as_ref()) {
@@ -244,6 +259,24 @@ async fn request(url: &str, known: Option<&Remembered>) -> Result<Response, Exec
         tokio::time::sleep(Duration::from_millis(250) * attempt * attempt).await;
         attempt += 1;
     }
+}
+
+/// What the secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say to a server; the token
+/// counts where there are both.
+fn authorization(url: &str, secrets: &SecretStore) -> Result<Option<HeaderValue>, ExecutorError> {
+    let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else {
+        return Ok(None);
+    };
+    let (token, header) = (format!("HTTP_AUTH_TOKEN_{host}"), format!("HTTP_AUTH_HEADER_{host}"));
+    let (id, value) = match (secrets.line(&token)?, secrets.line(&header)?) {
+        (Some(value), _) => (token, format!("Bearer {value}")),
+        (None, Some(value)) => (header, value),
+        (None, None) => return Ok(None),
+    };
+    let value = HeaderValue::from_str(&value);
+    let mut value = value.map_err(|_| ExecutorError::SecretNotLine { id })?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 fn client() -> reqwest::Result<Client> {

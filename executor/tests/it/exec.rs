@@ -36,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
 
 fn a_step_changes_its_root_and_leaves_no_stubs(machine: &Machine) {
     let scene = Scene::new(machine);
-    let mounts = vec![mount("/run/x/y", MountKind::Tmpfs { size: None })];
+    let mounts = vec![mount("/run/x/y", MountKind::Tmpfs { size: None, readonly: false })];
     let ran = scene.run_with("echo hi >/tmp/new && rm /etc/group && echo err >&2", |op| {
         op.mounts = mounts;
     });
@@ -219,7 +219,7 @@ fn a_bind_of_the_context_hides_what_is_ignored(machine: &Machine) {
 fn a_tmpfs_has_its_size(machine: &Machine) {
     let scene = Scene::new(machine);
     let ran = scene.run_with("df -k /t | head -2; touch /t/x", |op| {
-        op.mounts = vec![mount("/t", MountKind::Tmpfs { size: Some(1 << 20) })];
+        op.mounts = vec![mount("/t", MountKind::Tmpfs { size: Some(1 << 20), readonly: false })];
     });
     assert!(ran.log.contains(" 1024 "), "{}", ran.log);
     assert_eq!(scene.layer(&ran.output()), ["dev", "proc", "sys"]);

@@ -104,6 +104,7 @@ impl Scene {
             allow: self.allow.clone(),
             limits: executor::Limits::default(),
             offline: false,
+            devices: executor::cdi::Devices::default(),
             created: Some("2024-01-01T00:00:00Z".to_owned()),
         })
     }

@@ -14,37 +14,57 @@ use crate::oci::Image;
 use crate::sealed::{Identity, Outcome, Sealed, run};
 
 /// Serves a directory, and files from memory, on the loopback as long as the test runs.
-struct Server {
+pub(crate) struct Server {
     address: String,
 }
 
 impl Server {
-    fn new(directory: &Path, files: BTreeMap<String, Vec<u8>>) -> Server {
+    pub(crate) fn new(directory: &Path, files: BTreeMap<String, Vec<u8>>) -> Server {
+        Server::demanding(directory, files, None)
+    }
+
+    /// A server that gives files to those alone whose request has the header line.
+    pub(crate) fn demanding(
+        directory: &Path,
+        files: BTreeMap<String, Vec<u8>>,
+        header: Option<String>,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new((directory.to_path_buf(), files));
+        let shared = Arc::new((directory.to_path_buf(), files, header));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = shared.clone();
-                std::thread::spawn(move || answer(stream, &shared.0, &shared.1));
+                std::thread::spawn(move || {
+                    answer(stream, &shared.0, &shared.1, shared.2.as_deref())
+                });
             }
         });
         Server { address }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}/{path}", self.address)
     }
 }
 
-fn answer(mut stream: TcpStream, directory: &Path, files: &BTreeMap<String, Vec<u8>>) {
+fn answer(
+    mut stream: TcpStream,
+    directory: &Path,
+    files: &BTreeMap<String, Vec<u8>>,
+    demanded: Option<&str>,
+) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let Some(Ok(request)) = lines.next() else { return };
-    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+    let headers: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let refused =
+        demanded.is_some_and(|demanded| !headers.iter().any(|h| h.eq_ignore_ascii_case(demanded)));
     let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
     let path = path.split('?').next().unwrap_or_default();
     let content = files.get(path).cloned().or_else(|| fs::read(directory.join(path)).ok());
     let (status, body) = match content {
+        _ if refused => ("401 Unauthorized", Vec::new()),
         Some(content) => ("200 OK", content),
         None => ("404 Not Found", Vec::new()),
     };
@@ -153,7 +173,7 @@ fn a_dockerfile_of_an_archive_cannot_be_a_link_out_of_it() {
 }
 
 /// A bare repository `repo.git` with two commits on `main`, and a tag at the first.
-fn repository(sealed: &Sealed) {
+pub(crate) fn repository(sealed: &Sealed) {
     let tree = sealed.path().join("tree");
     sealed.write("tree/Dockerfile", COPY);
     sealed.write("tree/sub/Dockerfile", COPY);

@@ -139,9 +139,6 @@ impl Draft {
         if self.sharing.is_some() && self.kind != Kind::Cache {
             return Err(error(format!("invalid cache sharing set for {kind} mount")));
         }
-        if self.kind == Kind::Tmpfs && self.read_only == Some(true) {
-            return Err(error("tmpfs mount can not be read-only".to_owned()));
-        }
         if self.kind == Kind::Ssh && self.source.is_some() {
             return Err(error("ssh does not support source".to_owned()));
         }
@@ -165,7 +162,10 @@ impl Draft {
                 gid,
                 read_only: self.read_only.unwrap_or(false),
             },
-            Kind::Tmpfs => MountSpec::Tmpfs { target, size: self.size },
+            Kind::Tmpfs => {
+                let read_only = self.read_only.unwrap_or(false);
+                MountSpec::Tmpfs { target, size: self.size, read_only }
+            }
             Kind::Secret => {
                 let id = source.or(id).or_else(|| target.as_deref().map(base_name));
                 // `env=` without a name means the secret's own.

@@ -101,6 +101,8 @@ pub enum MountSpec {
         target: Option<String>,
         /// Its limit in bytes.
         size: Option<u64>,
+        /// Whether it is read-only.
+        read_only: bool,
     },
     /// A secret as a file or a variable.
     Secret {

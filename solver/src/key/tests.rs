@@ -2,8 +2,8 @@ use cache::oci::{DiffId, Digest, Platform};
 
 use super::*;
 use crate::llb::{
-    Edge, ExtraHost, ImageSource, InlineFile, Input, Owner, SecretEnv, SelectPath, Sharing, Ulimit,
-    UserSpec, VertexId, VertexMeta,
+    DeviceRequest, Edge, ExtraHost, ImageSource, InlineFile, Input, Owner, SecretEnv, SelectPath,
+    Sharing, Ulimit, UserSpec, VertexId, VertexMeta,
 };
 
 fn platform() -> Platform {
@@ -158,8 +158,16 @@ fn everything_that_a_process_can_see_is_in_its_key() {
                 ..exec()
             },
         ),
+        (
+            "device",
+            ExecOp {
+                devices: vec![DeviceRequest { name: "a/b=c".into(), required: true }],
+                ..exec()
+            },
+        ),
         ("cache mount", cache_mount("id", Sharing::Shared)),
-        ("tmpfs", mounted(MountKind::Tmpfs { size: None })),
+        ("tmpfs", mounted(MountKind::Tmpfs { size: None, readonly: false })),
+        ("tmpfs ro", mounted(MountKind::Tmpfs { size: None, readonly: true })),
         ("bind", mounted(MountKind::Bind { input: 0, source: "/".into(), writable: false })),
         ("bind rw", mounted(MountKind::Bind { input: 0, source: "/".into(), writable: true })),
         ("bind rw /a", mounted(MountKind::Bind { input: 0, source: "/a".into(), writable: true })),
@@ -219,8 +227,8 @@ fn what_a_process_cannot_see_is_in_no_key() {
         ("sharing", cache_mount("a", Sharing::Shared), cache_mount("a", Sharing::Locked)),
         (
             "tmpfs size",
-            mounted(MountKind::Tmpfs { size: None }),
-            mounted(MountKind::Tmpfs { size: Some(1 << 20) }),
+            mounted(MountKind::Tmpfs { size: None, readonly: false }),
+            mounted(MountKind::Tmpfs { size: Some(1 << 20), readonly: false }),
         ),
         (
             "source of a read-only bind, whose content is in the key",

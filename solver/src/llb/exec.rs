@@ -35,6 +35,8 @@ pub struct ExecOp {
     pub shm_size: Option<u64>,
     /// Limits of `setrlimit`.
     pub ulimits: Vec<Ulimit>,
+    /// Devices of the machine that it may use. Keys hold the names, not what is behind them.
+    pub devices: Vec<DeviceRequest>,
     /// The platform whose programs run.
     pub platform: Platform,
 }
@@ -56,9 +58,19 @@ impl ExecOp {
             secret_env: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            devices: Vec::new(),
             platform,
         }
     }
+}
+
+/// A device that a process may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// As the container device interface names it: `vendor/class=name`, `vendor/class=*`, a class.
+    pub name: String,
+    /// Without it the process cannot run.
+    pub required: bool,
 }
 
 /// What a process can reach.
@@ -127,6 +139,8 @@ pub enum MountKind {
     Tmpfs {
         /// Its limit in bytes.
         size: Option<u64>,
+        /// Writes fail.
+        readonly: bool,
     },
     /// A file with a secret. Its content is in no key.
     Secret {

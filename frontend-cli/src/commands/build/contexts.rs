@@ -28,7 +28,9 @@ impl NamedContexts {
         let mut named = NamedContexts::default();
         for (name, value) in &options.contexts {
             let context = match value {
-                ContextValue::Other(NamedContext::Http(url)) => named.http(engine, name, url)?,
+                ContextValue::Other(NamedContext::Http(url)) => {
+                    named.http(engine, options, name, url)?
+                }
                 ContextValue::Other(context) => context.clone(),
                 ContextValue::Directory(directory) => named.directory(name, directory)?,
                 ContextValue::OciLayout { path } => {
@@ -41,8 +43,14 @@ impl NamedContexts {
     }
 
     /// An archive is a directory of files, anything else one file.
-    fn http(&mut self, engine: &Engine, name: &str, url: &str) -> Result<NamedContext, CliError> {
-        let Some(unpacked) = source::download_archive(engine, url)? else {
+    fn http(
+        &mut self,
+        engine: &Engine,
+        options: &BuildOptions,
+        name: &str,
+        url: &str,
+    ) -> Result<NamedContext, CliError> {
+        let Some(unpacked) = source::download_archive(engine, options, url)? else {
             return Ok(NamedContext::Http(url.to_owned()));
         };
         self.directories.insert(name.to_owned(), unpacked.path().to_owned());

@@ -15,6 +15,7 @@ pub(crate) mod options;
 mod output;
 mod record;
 mod source;
+mod ssh;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -143,6 +144,7 @@ async fn build_image(
         allow: allowed(options),
         limits: options.limits.clone(),
         offline: options.offline,
+        devices: options.devices.clone(),
         created: None,
     }));
     let definition = Arc::new(definition);

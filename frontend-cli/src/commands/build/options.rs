@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cache::oci::{ImageName, Platform};
+use executor::cdi::Devices;
 use executor::{Limits, SecretStore, SshAgents};
 
 use super::output::Output;
@@ -34,6 +35,7 @@ pub(super) struct BuildOptions {
     pub(super) extra_hosts: Vec<(String, String)>,
     pub(super) network: parser::Network,
     pub(super) allow: Vec<String>,
+    pub(super) devices: Devices,
     pub(super) shm_size: Option<u64>,
     pub(super) ulimits: Vec<(String, i64, i64)>,
     pub(super) limits: Limits,
@@ -53,6 +55,7 @@ pub(super) enum ContextValue {
 impl BuildOptions {
     pub(super) fn new(args: BuildArgs) -> Result<Self, CliError> {
         let outputs = outputs(&args)?;
+        let (allow, devices) = entitlements(&args.allow, args.cdi_spec_dirs.clone())?;
         let max_parallelism = args
             .max_parallelism
             .map(|count| {
@@ -74,14 +77,15 @@ impl BuildOptions {
             outputs,
             labels: labels(&args.labels)?,
             secrets: secrets(&args.secrets)?,
-            ssh: agents(&args.ssh)?,
+            ssh: super::ssh::agents(&args.ssh)?,
             extra_hosts: args
                 .add_hosts
                 .iter()
                 .map(|host| extra_host(host))
                 .collect::<Result<_, _>>()?,
             network: network(&args.network)?,
-            allow: entitlements(args.allow)?,
+            allow,
+            devices,
             shm_size: args.shm_size.as_deref().map(size).transpose()?,
             ulimits: args.ulimits.iter().map(|limit| ulimit(limit)).collect::<Result<_, _>>()?,
             limits: limits(&args.limits)?,
@@ -271,50 +275,6 @@ fn secrets(specs: &[String]) -> Result<SecretStore, CliError> {
     Ok(store)
 }
 
-/// `default`, `ID` or `ID=SOCKET`.
-fn agents(specs: &[String]) -> Result<SshAgents, CliError> {
-    let mut agents = SshAgents::new();
-    for spec in specs {
-        let (id, socket) = match spec.split_once('=') {
-            Some((id, socket)) => (id, PathBuf::from(socket)),
-            None => {
-                let socket = std::env::var_os("SSH_AUTH_SOCK").ok_or_else(|| {
-                    CliError::input(format!("invalid --ssh `{spec}`: SSH_AUTH_SOCK is not set"))
-                        .hint("start an ssh agent, or name its socket: --ssh ID=SOCKET")
-                })?;
-                (spec.as_str(), PathBuf::from(socket))
-            }
-        };
-        use std::os::unix::fs::FileTypeExt;
-        let is_socket = fs_err::metadata(&socket).is_ok_and(|meta| meta.file_type().is_socket());
-        if !is_socket && spec.contains('=') && has_key(&socket) {
-            return Err(CliError::input(format!(
-                "invalid --ssh `{spec}`: key files are not supported yet, only sockets of agents"
-            ))
-            .hint(format!(
-                "run `eval $(ssh-agent) && ssh-add {}` and build with --ssh {id}",
-                socket.display()
-            )));
-        }
-        if !is_socket {
-            return Err(CliError::input(format!(
-                "invalid --ssh `{spec}`: `{}` is not a socket of an ssh agent",
-                socket.display()
-            )));
-        }
-        agents.insert(id, socket);
-    }
-    Ok(agents)
-}
-
-/// Whether a file starts like a private key.
-fn has_key(path: &std::path::Path) -> bool {
-    use std::io::Read;
-    let mut start = Vec::new();
-    let read = fs_err::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
-    read.is_ok() && start.starts_with(b"-----BEGIN ")
-}
-
 /// `HOST:IP` or `HOST=IP`, the address possibly in brackets;
 /// `host-gateway` in its place is the address of this machine.
 pub(crate) fn extra_host(text: &str) -> Result<(String, String), CliError> {
@@ -340,14 +300,32 @@ fn network(text: &str) -> Result<parser::Network, CliError> {
     }
 }
 
-fn entitlements(texts: Vec<String>) -> Result<Vec<String>, CliError> {
-    for text in &texts {
-        if !matches!(text.as_str(), "network.host" | "security.insecure") {
-            return Err(CliError::input(format!("invalid entitlement: {text}"))
-                .hint("use network.host or security.insecure"));
+/// `network.host`, `security.insecure`, `device`, `device=NAME` and `device=NAME,alias=NAME`, split at
+/// commas: an alias belongs to the device before it.
+fn entitlements(
+    texts: &[String],
+    directories: Vec<PathBuf>,
+) -> Result<(Vec<String>, Devices), CliError> {
+    let (mut allow, mut devices) = (Vec::new(), Devices { directories, ..Devices::default() });
+    for text in texts {
+        match text.split_once('=') {
+            None if matches!(text.as_str(), "network.host" | "security.insecure") => {
+                allow.push(text.clone());
+            }
+            None if text == "device" => devices.all = true,
+            Some(("device", "")) => devices.all = true,
+            Some(("device", name)) => devices.granted.push(name.to_owned()),
+            Some(("alias", alias)) if !devices.granted.is_empty() => {
+                let name = devices.granted.pop().unwrap_or_default();
+                devices.aliases.insert(alias.to_owned(), name);
+            }
+            _ => {
+                return Err(CliError::input(format!("invalid entitlement: {text}"))
+                    .hint("use network.host, security.insecure, device or device=NAME"));
+            }
         }
     }
-    Ok(texts)
+    Ok((allow, devices))
 }
 
 /// A size with a unit: `64m`, `1g`, `1048576`.

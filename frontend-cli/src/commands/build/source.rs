@@ -68,12 +68,11 @@ impl BuildSource {
             return BuildSource::from_stdin(options, engine);
         }
         if let Some(address) = git_address(context) {
-            let keep = is_on(options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
-            let unpacked = check_out(engine, options, &address, keep)?;
+            let unpacked = check_out(engine, options, &address)?;
             return BuildSource::from_unpacked(options, engine, unpacked);
         }
         if is_http(context) {
-            let file = download(engine, context, CONTEXT_LIMIT)?;
+            let file = download(engine, options, context, CONTEXT_LIMIT)?;
             return BuildSource::from_stream(options, engine, Box::new(file), context);
         }
         BuildSource::from_directory(options, engine, PathBuf::from(context))
@@ -107,7 +106,9 @@ impl BuildSource {
                 read_limited(&mut std::io::stdin().lock(), "standard input")?,
                 None,
             ),
-            Some(url) if is_http(url) => (url.to_owned(), download_text(engine, url)?, None),
+            Some(url) if is_http(url) => {
+                (url.to_owned(), download_text(engine, options, url)?, None)
+            }
             Some(file) => (file.to_owned(), read_file(Path::new(file))?, Some(PathBuf::from(file))),
             None => find_dockerfile(&directory)?,
         };
@@ -129,7 +130,7 @@ impl BuildSource {
                 "Dockerfile".to_owned(),
                 read_limited(&mut std::io::stdin().lock(), "standard input")?,
             ),
-            Some(url) if is_http(url) => (url.to_owned(), download_text(engine, url)?),
+            Some(url) if is_http(url) => (url.to_owned(), download_text(engine, options, url)?),
             Some(file) => (file.to_owned(), read_beneath(&directory, file)?),
             None => {
                 let name = ["Dockerfile", "dockerfile"]
@@ -212,15 +213,18 @@ pub(super) fn git_address(text: &str) -> Option<String> {
     GitUrl::is_git(text).then(|| text.to_owned())
 }
 
-/// Checks out a git address as a directory.
-pub(super) fn check_out(
+/// Checks out a git address as the build context. (Of a named context only its own address decides
+/// whether `.git` stays.)
+fn check_out(
     engine: &Engine,
     options: &BuildOptions,
     address: &str,
-    keep_git_dir: bool,
 ) -> Result<UnpackedContext, CliError> {
-    let source =
-        git_source(address, keep_git_dir.then_some(true), None).map_err(CliError::input)?;
+    let mut source = git_source(address, None, None).map_err(CliError::input)?;
+    let arg = |name: &str| options.build_args.get(name);
+    source.keep_git_dir |= is_on(arg("BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
+    // Who fixes the date wants the same files each time.
+    source.commit_time |= arg("SOURCE_DATE_EPOCH").is_some_and(|epoch| !epoch.is_empty());
     engine.block_on(async {
         executor::context::from_git(&source, &options.secrets, &options.ssh, &engine.store)
             .await
@@ -231,9 +235,10 @@ pub(super) fn check_out(
 /// An archive behind an address as a directory; `None` if what is there is no archive.
 pub(super) fn download_archive(
     engine: &Engine,
+    options: &BuildOptions,
     url: &str,
 ) -> Result<Option<UnpackedContext>, CliError> {
-    let mut file = download(engine, url, CONTEXT_LIMIT)?;
+    let mut file = download(engine, options, url, CONTEXT_LIMIT)?;
     let mut head = Vec::new();
     let read = (&mut file).take(1024).read_to_end(&mut head).and_then(|_| file.rewind());
     read.map_err(|error| CliError::caused(format!("cannot read `{url}`"), &error))?;
@@ -245,16 +250,21 @@ pub(super) fn download_archive(
         .map_err(|error| CliError::caused(format!("cannot unpack `{url}`"), &error))
 }
 
-fn download(engine: &Engine, url: &str, limit: u64) -> Result<std::fs::File, CliError> {
+fn download(
+    engine: &Engine,
+    options: &BuildOptions,
+    url: &str,
+    limit: u64,
+) -> Result<std::fs::File, CliError> {
     engine.block_on(async {
-        executor::context::download(url, limit)
+        executor::context::download(url, &options.secrets, limit)
             .await
             .map_err(|error| CliError::caused("cannot get what the build is made of", &error))
     })
 }
 
-fn download_text(engine: &Engine, url: &str) -> Result<Vec<u8>, CliError> {
-    read_limited(&mut download(engine, url, DOCKERFILE_LIMIT)?, url)
+fn download_text(engine: &Engine, options: &BuildOptions, url: &str) -> Result<Vec<u8>, CliError> {
+    read_limited(&mut download(engine, options, url, DOCKERFILE_LIMIT)?, url)
 }
 
 pub(super) fn is_http(text: &str) -> bool {

@@ -2,8 +2,8 @@
 
 use parser::{Instruction, MountError, MountSpec, Run, Script};
 use solver::llb::{
-    Edge, ExecMount, ExecOp, ExtraHost, InlineFile, Input, MountKind, NetworkMode, Op,
-    SecurityMode, Selector, Sharing, SourceOp, Ulimit,
+    DeviceRequest, Edge, ExecMount, ExecOp, ExtraHost, InlineFile, Input, MountKind, NetworkMode,
+    Op, SecurityMode, Selector, Sharing, SourceOp, Ulimit,
 };
 
 use super::stage::{StageState, clean, join};
@@ -97,12 +97,9 @@ impl Lowering<'_> {
                 .iter()
                 .map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard })
                 .collect(),
+            devices: run.devices.iter().map(|device| request(&device.value)).collect(),
             ..ExecOp::new(args.clone(), state.platform.clone())
         };
-        if let Some(device) = run.devices.first() {
-            let message = format!("RUN --device={} is not supported yet", device.value.name);
-            return Err(Fault::new(message, device.span));
-        }
         let meta = self.step_meta(state, &instruction.text);
         state.edge = self.vertex(Op::Exec(op), inputs, meta);
         let created_by = history::run(&args, state.args_now());
@@ -168,8 +165,9 @@ impl Lowering<'_> {
                 };
                 Ok(ExecMount { target, kind })
             }
-            MountSpec::Tmpfs { target, size } => {
-                Ok(ExecMount { target: absolute(target)?, kind: MountKind::Tmpfs { size } })
+            MountSpec::Tmpfs { target, size, read_only } => {
+                let kind = MountKind::Tmpfs { size, readonly: read_only };
+                Ok(ExecMount { target: absolute(target)?, kind })
             }
             MountSpec::Secret { id, target, env, required, mode, uid, gid } => {
                 let id = match (id, &target) {
@@ -279,6 +277,10 @@ fn shell_command(state: &StageState, text: String) -> Vec<String> {
     let mut words = state.shell();
     words.push(text);
     words
+}
+
+fn request(device: &parser::Device) -> DeviceRequest {
+    DeviceRequest { name: device.name.clone(), required: device.required }
 }
 
 fn add_input(inputs: &mut Vec<Input>, edge: Edge, source: &str) -> usize {
