@@ -12,9 +12,9 @@ declare -A package_of=(
     [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [mmdebstrap]=mmdebstrap
     [python3]=python3 [setpriv]=util-linux [unshare]=util-linux [mkfs.ext4]=e2fsprogs [git]=git
     [tar]=tar [dpkg-deb]=dpkg [newuidmap]=uidmap [setcap]=libcap2-bin
-    [runc]=runc [podman]=podman [umoci]=umoci [gcc]=gcc [strace]=strace [ssh-add]=openssh-client
+    [pip3]=python3-pip [runc]=runc [podman]=podman [umoci]=umoci [gcc]=gcc [strace]=strace [ssh-add]=openssh-client
 )
-test_programs=(skopeo buildah podman umoci docker-registry mmdebstrap python3 setpriv unshare git tar
+test_programs=(skopeo buildah podman umoci docker-registry mmdebstrap python3 pip3 setpriv unshare git tar
     dpkg-deb setcap gcc ssh-add)
 bench_programs=(buildah podman runc python3 unshare mkfs.ext4 gcc)
 

@@ -26,7 +26,7 @@ pub use crate::error::LayerError;
 use crate::hash::Fingerprint;
 use crate::oci::DiffId;
 pub use compress::{Compression, compress, decompressor};
-pub use pack::pack;
+pub use pack::{pack, pack_directory};
 pub use unpack::unpack;
 
 /// Names that start so are deletions.

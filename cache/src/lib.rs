@@ -2,7 +2,7 @@
 //! solver's memory, here and in registries.
 //!
 //! ```text
-//! oci ← hash ← blob ← {image, layer, snapshot} ← index · remote
+//! oci ← hash ← blob ← {image, layer, snapshot} ← index · remote ← bundle
 //! ```
 //!
 //! [`Store`] is the door: it owns the directory tree on disk (drawn in [`state`]) and hands out the
@@ -17,6 +17,7 @@ pub mod oci;
 pub mod hash;
 
 pub mod blob;
+pub mod bundle;
 pub mod gc;
 pub mod image;
 pub mod index;

@@ -16,12 +16,14 @@
 //!
 //! [`Blobs`]: crate::blob::Blobs
 
+mod artifact;
 mod auth;
 mod call;
 mod credentials;
 mod error;
 mod pull;
 mod push;
+mod s3;
 mod transfer;
 mod transport;
 
@@ -30,9 +32,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use credentials::CredentialFiles;
+pub(crate) use credentials::decode_base64;
 pub use error::RemoteError;
 pub use pull::{Progress, Resolved};
 pub use push::{PushBlob, PushManifest, PushTarget};
+pub use s3::S3Options;
+pub(crate) use s3::{LARGEST_OBJECT as S3_LARGEST_OBJECT, S3};
 use transport::Transport;
 
 use crate::oci::Digest;

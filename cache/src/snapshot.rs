@@ -37,6 +37,7 @@ use crate::error::StoreError;
 use crate::oci::ChainId;
 use crate::state::{Lease, Process, Trash, Unsynced, file_error, random};
 pub use active::{ActiveSnapshot, CommitInfo};
+pub(crate) use committed::chain_content;
 pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
 pub use id::{SnapshotId, SnapshotIdError};
 use info::{DURABLE, INFO, Info, KEPT};

@@ -12,6 +12,9 @@ use crate::pattern::PatternError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutorError {
+    /// A tree of an imported cache cannot be had.
+    #[error("a result of an imported cache cannot be had")]
+    Bundle(#[from] cache::bundle::BundleError),
     /// A path that is to be copied or mounted is not there.
     #[error("`{path}` is not in {tree}{}", excluded(.excluded_by))]
     NotFound {

@@ -27,7 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cache::Store;
+use cache::bundle::Imported;
 use cache::hash::Fingerprint;
+use cache::oci::Descriptor;
 use cache::remote::Registries;
 use cache::snapshot::{ActiveSnapshot, CommitInfo, Snapshot};
 use futures_util::future::BoxFuture;
@@ -93,6 +95,8 @@ pub struct LocalWorker {
     commits: Mutex<HashMap<(String, String), String>>,
     /// What steps of this build took, by the digest of their operation.
     taken: Mutex<Vec<(Fingerprint, Vec<u8>)>>,
+    /// Trees that others made and that are fetched when a step needs them.
+    imported: Imported,
 }
 
 impl LocalWorker {
@@ -108,8 +112,15 @@ impl LocalWorker {
             downloads: Mutex::default(),
             commits: Mutex::default(),
             taken: Mutex::default(),
+            imported: Imported::default(),
             config,
         }
+    }
+
+    /// The same worker, which can have the trees of these caches as well.
+    pub fn with_imported(mut self, imported: Imported) -> Self {
+        self.imported = imported;
+        self
     }
 
     /// Waits for what runs in the background (digests of new layers, the memory of contexts) and
@@ -138,6 +149,7 @@ impl LocalWorker {
 
     fn snapshot(&self, output: &Output) -> Result<Option<Snapshot>, ExecutorError> {
         let Some(id) = output.snapshot else { return Ok(None) };
+        let id = self.imported.made(&id).unwrap_or(id);
         match self.config.store.snapshots().get(&id)? {
             Some(snapshot) => Ok(Some(snapshot)),
             None => Err(cache::StoreError::NoSnapshot { id }.into()),
@@ -152,6 +164,16 @@ impl LocalWorker {
         }
     }
 
+    /// Sees to it that the tree of an output is here: one of an imported cache may not be yet.
+    pub async fn bring(&self, output: &Output, log: &LogSink) -> Result<(), ExecutorError> {
+        let Some(id) = output.snapshot.filter(|id| self.imported.knows(id)) else { return Ok(()) };
+        let report = |blob: &Descriptor, done: bool| {
+            let size = blob.size();
+            log.status(blob.digest().to_string(), if done { size } else { 0 }, Some(size), done);
+        };
+        self.imported.make(&self.config.store, &id, &report).await.map(drop).map_err(Into::into)
+    }
+
     fn prepare(&self, parent: Option<&Snapshot>) -> Result<ActiveSnapshot, ExecutorError> {
         Ok(self.config.store.snapshots().prepare(parent.map(Snapshot::id))?)
     }
@@ -159,7 +181,7 @@ impl LocalWorker {
     /// Freezes a result and starts computing its digests.
     async fn commit(&self, active: ActiveSnapshot) -> Result<Output, ExecutorError> {
         let created = self.created();
-        let info = CommitInfo { created, chain: None, diff_id: None };
+        let info = CommitInfo { created, ..CommitInfo::default() };
         let snapshot = blocking(move || Ok(active.commit(info)?)).await?;
         let output = Output { snapshot: Some(*snapshot.id()), content: None };
         let permits = self.permits.clone();
@@ -183,6 +205,11 @@ impl LocalWorker {
         inputs: Vec<InputValue>,
         log: &LogSink,
     ) -> Result<Vec<Output>, OpError> {
+        for input in &inputs {
+            if let InputValue::Output(output) = input {
+                self.bring(output, log).await.map_err(OpError::worker)?;
+            }
+        }
         let output = match &vertex.op {
             Op::Exec(op) => self.exec_op(vertex, op, &inputs, log).await?,
             Op::File(op) => {
@@ -224,7 +251,10 @@ impl LocalWorker {
 
     async fn read_content(&self, request: ContentRequest) -> Result<Content, ExecutorError> {
         let value = match request.output {
-            Some(output) => InputValue::Output(output),
+            Some(output) => {
+                self.bring(&output, &LogSink::nobody()).await?;
+                InputValue::Output(output)
+            }
             None => match &request.vertex.op {
                 Op::Source(SourceOp::Http(http)) => return self.http_state(http).await,
                 Op::Source(SourceOp::Git(git)) => return self.git_state(git).await,
@@ -287,6 +317,7 @@ impl Worker for LocalWorker {
 
     fn rootfs_content(&self, output: Output) -> BoxFuture<'_, Result<Fingerprint, OpError>> {
         Box::pin(async move {
+            self.bring(&output, &LogSink::nobody()).await.map_err(OpError::worker)?;
             let snapshot = self.snapshot(&output).map_err(OpError::worker)?;
             let Some(snapshot) = snapshot else { return Ok(Fingerprint::of(b"scratch")) };
             let content = blocking(move || Ok(snapshot.chain_content()?)).await;
@@ -301,7 +332,7 @@ impl Worker for LocalWorker {
         if is_there {
             snapshots.mark_used(&id);
         }
-        is_there
+        is_there || self.imported.offers(&id)
     }
 
     fn expects(&self, vertex: &Vertex) -> Demand {

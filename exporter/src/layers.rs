@@ -32,7 +32,7 @@ impl Default for LayerForm {
 }
 
 impl LayerForm {
-    fn media_type(&self) -> MediaType {
+    pub(crate) fn media_type(&self) -> MediaType {
         match self.compression {
             Compression::None => MediaType::ImageLayer,
             Compression::Gzip(_) => MediaType::ImageLayerGzip,
@@ -40,7 +40,7 @@ impl LayerForm {
         }
     }
 
-    fn kind(&self) -> String {
+    pub(crate) fn kind(&self) -> String {
         match self.compression {
             Compression::None => "tar".to_owned(),
             Compression::Gzip(level) => format!("gzip-{level}"),
@@ -67,7 +67,7 @@ impl Layer {
 }
 
 /// Where the content of a layer is now.
-enum Source {
+pub(crate) enum Source {
     Blob(Box<Descriptor>),
     Snapshot(Snapshot, LayerDigests),
 }
@@ -141,7 +141,7 @@ fn unpacked(store: &Store, diff_ids: &[DiffId]) -> Result<Vec<Snapshot>, ExportE
     Ok(Vec::new())
 }
 
-fn in_form(
+pub(crate) fn in_form(
     store: &Store,
     source: Source,
     diff_id: DiffId,

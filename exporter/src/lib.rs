@@ -15,6 +15,7 @@
 
 mod archive;
 mod assemble;
+mod bundle;
 mod clash;
 mod destination;
 mod error;
@@ -28,6 +29,7 @@ mod walk;
 
 pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, index, save, save_directory};
 pub use assemble::{AssembleOptions, assemble};
+pub use bundle::{bundle, inline_bundle};
 pub use clash::first_clash;
 pub use destination::Destination;
 pub use error::ExportError;

@@ -165,7 +165,7 @@ fn as_it_came(
 }
 
 /// A plain layer is pushed from a blob, so that a broken upload can begin anew.
-fn store_packed(
+pub(crate) fn store_packed(
     store: &Store,
     descriptor: &Descriptor,
     snapshot: &cache::snapshot::Snapshot,

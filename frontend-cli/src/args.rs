@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// Manage the build cache
     #[command(subcommand)]
     Builder(BuilderCommand),
+    /// Carry the build cache to another machine
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Look at the whole store
     #[command(subcommand)]
     System(SystemCommand),
@@ -117,6 +120,36 @@ pub(crate) enum BuilderCommand {
     Du(DuArgs),
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Write the build cache with its cache mounts to a directory, a registry or an S3 store
+    Export(CacheExportArgs),
+    /// Take in a build cache that another store exported
+    Import(CacheImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheExportArgs {
+    /// A directory, or type=local|registry|s3,… as with build --cache-to
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: String,
+
+    /// Leave the cache mounts out
+    #[arg(long)]
+    pub(crate) no_mounts: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheImportArgs {
+    /// A directory, or type=local|registry|s3,… as with build --cache-from
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+
+    /// Leave the cache mounts out
+    #[arg(long)]
+    pub(crate) no_mounts: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,6 +209,14 @@ pub(crate) struct BuildArgs {
     /// Execute every step of these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+
+    /// Use a cache that another build wrote: REF or type=registry|local|s3,…
+    #[arg(long = "cache-from", value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+
+    /// Write the cache of this build: type=registry|local|inline|s3,…[,mode=max]
+    #[arg(long = "cache-to", value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
 
     /// Always ask the registry for the base images
     #[arg(long)]

@@ -194,6 +194,16 @@ pub(crate) fn is_bookkeeping(part: &str) -> bool {
     [TREE, CONTENT, READ].iter().any(|prefix| part.starts_with(prefix))
 }
 
+/// The input whose tree a part names.
+pub(crate) fn tree_of(part: &str) -> Option<usize> {
+    part.strip_prefix(TREE)?.parse().ok()
+}
+
+/// Whether a part holds the content of an input.
+pub(crate) fn is_content(part: &str) -> bool {
+    part.starts_with(CONTENT)
+}
+
 const TREE: &str = "tree.";
 const CONTENT: &str = "content.";
 const READ: &str = "read.";

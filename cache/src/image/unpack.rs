@@ -82,7 +82,7 @@ fn unpack_layer(
     }
     let created = created(image, number);
     let chain = ChainId::of(&diff_ids[..=number]);
-    Ok(active.commit(CommitInfo { created, chain, diff_id: Some(expected) })?)
+    Ok(active.commit(CommitInfo { created, chain, diff_id: Some(expected), content: None })?)
 }
 
 /// How many layers, from the bottom, are unpacked already; and the snapshot of the highest.

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Stat, readlinkat, statat};
 use rustix::io::Errno;
@@ -44,6 +45,17 @@ pub fn pack(snapshot: &Snapshot, out: &mut dyn Write) -> Result<PackedLayer, Lay
         None => MergedDir::default(),
         Some(parent) => MergedDir::open(parent.layers().map(SnapshotLayer::upper)).map_err(root)?,
     };
+    let mut packer =
+        Packer { out: Digesting::new(out), unwritten: Vec::new(), links: HashMap::new(), depth: 0 };
+    packer.directory(&Level { path: b"", upper: &upper, lower: &lower, is_opaque: false })?;
+    packer.out.finish()
+}
+
+/// As [`pack`], of a directory that is no snapshot, as if it were one on nothing.
+pub fn pack_directory(directory: &Path, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
+    let root = |errno| tree_error("open the root of", b"/", errno);
+    let upper = tree::open_root(directory).map_err(root)?;
+    let lower = MergedDir::default();
     let mut packer =
         Packer { out: Digesting::new(out), unwritten: Vec::new(), links: HashMap::new(), depth: 0 };
     packer.directory(&Level { path: b"", upper: &upper, lower: &lower, is_opaque: false })?;

@@ -152,7 +152,7 @@ impl Registries {
     }
 
     /// Reads a manifest or index, and holds it to the digest it was asked for by.
-    async fn document(
+    pub(super) async fn document(
         &self,
         host: &Host,
         name: &ImageName,
@@ -221,11 +221,24 @@ impl Registries {
         if known.contains(&expected) {
             return Ok(known.read(&expected, CONFIG_LIMIT)?);
         }
+        self.bounded_blob(host, name, descriptor, CONFIG_LIMIT).await
+    }
+
+    /// A verified blob of at most `limit` bytes.
+    pub(super) async fn bounded_blob(
+        &self,
+        host: &Host,
+        name: &ImageName,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
+        let expected = digest_of(descriptor).map_err(failed)?;
         let transfer = Transfer::new(&self.transport, host, name, &expected, descriptor);
         let mut attempt = 1;
         let bytes = loop {
             let response = transfer.request(0, 0).await?;
-            match read_body(response, CONFIG_LIMIT, self.transport.config.patience).await {
+            match read_body(response, limit, self.transport.config.patience).await {
                 Ok(bytes) => break bytes,
                 Err(RemoteError::Connection { .. } | RemoteError::Stalled { .. })
                     if attempt < self.transport.config.attempts => {}
@@ -252,7 +265,7 @@ fn header_digest(headers: &HeaderMap) -> Option<Digest> {
 
 /// The entry of an index that serves a platform best: the very same one, else the newest variant
 /// that fits.
-fn choose<'a>(
+pub(super) fn choose<'a>(
     name: &ImageName,
     index: &'a ImageIndex,
     wanted: &Platform,

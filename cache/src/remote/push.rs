@@ -74,7 +74,7 @@ impl Registries {
         self.push_manifest(&host, name, manifest, target).await
     }
 
-    async fn push_manifest(
+    pub(super) async fn push_manifest(
         &self,
         host: &Host,
         name: &ImageName,
@@ -104,7 +104,7 @@ impl Registries {
         }
     }
 
-    async fn push_blob(
+    pub(super) async fn push_blob(
         &self,
         host: &Host,
         name: &ImageName,
@@ -146,7 +146,7 @@ impl Registries {
         }
     }
 
-    async fn has_blob(
+    pub(super) async fn has_blob(
         &self,
         host: &Host,
         name: &ImageName,

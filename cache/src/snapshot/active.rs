@@ -9,6 +9,7 @@ use oci_spec::runtime::Mount;
 use super::info::{self, COPIED, INFO, Info, KEPT, Kept, LAYER};
 use super::{LayerDigests, MAX_LAYERS, Snapshot, SnapshotId, SnapshotLayer, Snapshots, overlay};
 use crate::error::StoreError;
+use crate::hash::Fingerprint;
 use crate::oci::{ChainId, DiffId};
 use crate::state::file_error;
 
@@ -21,6 +22,8 @@ pub struct CommitInfo {
     pub chain: Option<ChainId>,
     /// Of an image's layer: its digest.
     pub diff_id: Option<DiffId>,
+    /// Of a layer that was made elsewhere and not by an image: its content, as its maker says.
+    pub content: Option<Fingerprint>,
 }
 
 /// A tree that somebody writes to. Dropped before a commit, it is removed.
@@ -128,6 +131,8 @@ impl ActiveSnapshot {
         snapshots.inner.trash.take(&self.work())?;
         let unpacked = *self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(digests) = unpacked.filter(|found| Some(found.diff_id) == commit.diff_id) {
+            let content = commit.content.unwrap_or(digests.content);
+            let digests = LayerDigests { content, ..digests };
             info::write(&dir.join(LAYER), &digests)?;
         }
         let info = Info {

@@ -168,14 +168,9 @@ impl Snapshot {
     /// The content of all its layers, modification times aside. Layers without changes do not
     /// count. Costs what [`Snapshot::layer`] costs for every layer that has no digests yet.
     pub fn chain_content(&self) -> Result<Fingerprint, StoreError> {
-        let mut content = FingerprintBuilder::new("strake chain content v1");
-        for snapshot in self.bottom_up() {
-            let layer = snapshot.layer()?;
-            if layer.content != layer::empty_content() {
-                content.add("layer", layer.content.as_bytes());
-            }
-        }
-        Ok(content.finish())
+        let layers = self.bottom_up().map(|snapshot| Ok(snapshot.layer()?.content));
+        let layers = layers.collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(chain_content(layers.into_iter()))
     }
 
     /// The digests of its layers, bottom first. Costs as [`Snapshot::chain_content`].
@@ -230,4 +225,13 @@ impl Snapshot {
         snapshots.reverse();
         snapshots.into_iter()
     }
+}
+
+/// The content of a stack of layers, of which those without changes do not count.
+pub(crate) fn chain_content(layers: impl Iterator<Item = Fingerprint>) -> Fingerprint {
+    let mut content = FingerprintBuilder::new("strake chain content v1");
+    for layer in layers.filter(|layer| *layer != layer::empty_content()) {
+        content.add("layer", layer.as_bytes());
+    }
+    content.finish()
 }

@@ -21,7 +21,7 @@ pub struct SnapshotIdError {
 
 impl SnapshotId {
     /// A name that nothing has yet.
-    pub(super) fn random() -> SnapshotId {
+    pub(crate) fn random() -> SnapshotId {
         SnapshotId(random())
     }
 }

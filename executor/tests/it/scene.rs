@@ -277,7 +277,7 @@ fn busybox(store: &Store) -> Snapshot {
     fs_err::write(root.join("etc/passwd"), passwd).unwrap();
     fs_err::write(root.join("etc/group"), "root:x:0:\napp:x:1000:\nextra:x:2000:app\n").unwrap();
     let created = "2024-01-01T00:00:00Z".to_owned();
-    active.commit(CommitInfo { created, chain: None, diff_id: None }).unwrap()
+    active.commit(CommitInfo { created, ..CommitInfo::default() }).unwrap()
 }
 
 /// Asks again and again, for ten seconds at most.

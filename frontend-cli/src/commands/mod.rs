@@ -5,6 +5,7 @@
 
 mod archive;
 pub(crate) mod build;
+mod cache;
 mod containers;
 mod du;
 mod engine;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use crate::args::{BuilderCommand, Cli, Command, ImageCommand, SystemCommand};
+use crate::args::{BuilderCommand, CacheCommand, Cli, Command, ImageCommand, SystemCommand};
 use crate::report::CliError;
 
 /// Carries out a command.
@@ -54,6 +55,8 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Builder(BuilderCommand::Prune(args)) => prune::builder(root, &args),
         Command::Builder(BuilderCommand::Du(args)) => du::du(root, &args),
         Command::Builder(BuilderCommand::Build(args)) => build::build(root, *args),
+        Command::Cache(CacheCommand::Export(args)) => cache::export(root, &args),
+        Command::Cache(CacheCommand::Import(args)) => cache::import(root, &args),
         Command::System(SystemCommand::Df(args)) => du::system_df(root, &args),
         Command::Fsck(args) => fsck::fsck(root, &args),
         Command::Completion(args) => {

@@ -26,13 +26,13 @@ fn built(sealed: &Sealed) -> String {
 }
 
 /// A registry of Debian's docker-registry on loopback; ends with the value.
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Registry {
-    fn start(sealed: &Sealed) -> Registry {
+    pub(crate) fn start(sealed: &Sealed) -> Registry {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let storage = sealed.path().join("registry");

@@ -25,3 +25,4 @@ mod run;
 mod sealed;
 mod secrets;
 mod ssh;
+mod travel;

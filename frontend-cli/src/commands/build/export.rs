@@ -57,8 +57,11 @@ impl Exporter<'_> {
     ) -> Result<Vec<Built>, CliError> {
         let mut built = Vec::new();
         for ((platform, lowered), output) in targets.into_iter().zip(&solution.outputs) {
+            // Nobody asked for the files, and they need not be here.
+            let unwanted = self.options.outputs.iter().all(Output::is_nothing);
             let snapshot = match &output.snapshot {
                 None => None,
+                Some(_) if unwanted => None,
                 Some(id) => {
                     let snapshot = self.engine.store.snapshots().get(id).map_err(store_error)?;
                     Some(snapshot.ok_or_else(|| {

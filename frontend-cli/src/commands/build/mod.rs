@@ -2,6 +2,8 @@
 //!
 //! read and parse → plan → resolve images → lower → solve → assemble → export
 
+mod build_records;
+pub(crate) mod cache_spec;
 mod check;
 mod contexts;
 mod export;
@@ -16,17 +18,19 @@ mod output;
 mod record;
 mod source;
 mod ssh;
+pub(crate) mod travel;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cache::bundle::Imported;
 use cache::oci::Platform;
-use executor::{LocalWorker, LocalWorkerConfig};
+use executor::{ExecutorError, LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
-use solver::{EventSender, Origin, Solution, Solver, SolverOptions};
+use solver::{EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
 
 use super::engine::{Engine, Needs, registries, store_error};
 use super::{say, why};
@@ -36,13 +40,16 @@ use crate::dockerfile::{
 };
 use crate::progress::{self, Outcome, Progress};
 use crate::report::CliError;
+use build_records::BuildRecords;
 use contexts::NamedContexts;
 use export::{Built, Exporter};
 use failure::FailureReporter;
 use findings::Findings;
 use images::ImageResolver;
 use options::BuildOptions;
+use output::Output;
 use source::BuildSource;
+use travel::CacheExporter;
 
 /// Triggers may name images whose triggers name images; nobody means more rounds than this.
 const MAX_LOWERING_ROUNDS: usize = 16;
@@ -128,7 +135,8 @@ async fn build_image(
     findings.add_unused_build_args(options, &parsed, &used);
     findings::report(&findings.reported(&parsed), &parsed, progress)?;
 
-    let worker = Arc::new(LocalWorker::new(LocalWorkerConfig {
+    let imported = travel::import(&options.cache_from, progress).await?;
+    let worker = LocalWorker::new(LocalWorkerConfig {
         store: engine.store.clone(),
         spawner: engine.spawner()?,
         identity: engine.identity()?,
@@ -146,15 +154,40 @@ async fn build_image(
         offline: options.offline,
         devices: options.devices.clone(),
         created: None,
-    }));
+    });
+    let worker = Arc::new(worker.with_imported(imported.clone()));
     let definition = Arc::new(definition);
-    let solution = solve(engine, options, &reporter, &worker, definition.clone(), progress).await?;
+    let records = Arc::new(BuildRecords::new(engine.store.clone(), imported.clone()));
+    let solving =
+        Solving { options, reporter: &reporter, worker: &worker, records: &records, progress };
+    let solution = solving.solve_with(&imported, definition.clone()).await?;
+    if let Err(error) = records.settle(&definition, &solution) {
+        progress.warn(format!("the imported results are not recorded: {error}"));
+    }
 
     let scope = why::scope(&source.origin, &source.file, options.target.as_deref());
     why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
+    let caches = CacheExporter {
+        engine,
+        imported: &imported,
+        records: &records,
+        worker: &worker,
+        definition: &definition,
+        solution: &solution,
+        progress,
+    };
+    if options.inline_cache() {
+        for ((_, lowered), output) in targets.iter_mut().zip(&solution.outputs) {
+            let (field, value) = caches.inline(output).await?;
+            lowered.config.extra.insert(field, value);
+        }
+    }
     let exporter =
         Exporter { engine, options, registries: &registries, resolver: &resolver, progress };
     let built = exporter.export(targets, &solution).await?;
+    for to in &options.cache_to {
+        caches.export(to).await?;
+    }
     worker.finish().await;
     if solution.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
         engine.sync_later();
@@ -258,28 +291,68 @@ async fn lower_with_images(
     Err(CliError::input("the ONBUILD triggers of the base images name ever more images"))
 }
 
-async fn solve(
-    engine: &Engine,
-    options: &BuildOptions,
-    reporter: &FailureReporter<'_>,
-    worker: &Arc<LocalWorker>,
-    definition: Arc<Definition>,
-    progress: &Progress,
-) -> Result<Solution, CliError> {
-    let records = Arc::new(engine.store.index().clone());
-    let solver = Solver::new(
-        worker.clone(),
-        records,
-        SolverOptions {
-            max_parallelism: options.max_parallelism,
-            memory: runtime::available_memory(),
-            cpu: Some(processors()),
-        },
-    );
-    let (sender, events): (EventSender, _) = EventSender::channel();
-    let forwarded = forward::forward(&definition, events, progress.clone());
-    let (solution, ()) = tokio::join!(solver.solve(definition.clone(), sender), forwarded);
-    solution.map_err(|error| reporter.solve_error(&error))
+/// What a solve works with.
+struct Solving<'a> {
+    options: &'a BuildOptions,
+    reporter: &'a FailureReporter<'a>,
+    worker: &'a Arc<LocalWorker>,
+    records: &'a Arc<BuildRecords>,
+    progress: &'a Progress,
+}
+
+impl Solving<'_> {
+    /// Solves; and again without a cache that turns out to be broken, of which there are so many at
+    /// the most. The trees of the targets are here at the end, if anybody wants their files.
+    async fn solve_with(
+        &self,
+        imported: &Imported,
+        definition: Arc<Definition>,
+    ) -> Result<Solution, CliError> {
+        loop {
+            let solved = self.solve(definition.clone()).await;
+            let failure = match solved {
+                Ok(mut solution) => match self.bring_targets(imported, &mut solution).await {
+                    Ok(()) => return Ok(solution),
+                    Err(error) => CliError::caused("cannot fetch the build's result", &error),
+                },
+                Err(error) => self.reporter.solve_error(&error),
+            };
+            if !travel::warn_of_failures(imported, self.progress) {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn bring_targets(
+        &self,
+        imported: &Imported,
+        solution: &mut Solution,
+    ) -> Result<(), ExecutorError> {
+        if self.options.outputs.iter().all(Output::is_nothing) {
+            return Ok(());
+        }
+        for output in &mut solution.outputs {
+            self.worker.bring(output, &LogSink::nobody()).await?;
+            output.snapshot = output.snapshot.map(|id| imported.made(&id).unwrap_or(id));
+        }
+        Ok(())
+    }
+
+    async fn solve(&self, definition: Arc<Definition>) -> Result<Solution, SolveError> {
+        let solver = Solver::new(
+            self.worker.clone(),
+            self.records.clone(),
+            SolverOptions {
+                max_parallelism: self.options.max_parallelism,
+                memory: runtime::available_memory(),
+                cpu: Some(processors()),
+            },
+        );
+        let (sender, events): (EventSender, _) = EventSender::channel();
+        let forwarded = forward::forward(&definition, events, self.progress.clone());
+        let (solution, ()) = tokio::join!(solver.solve(definition.clone(), sender), forwarded);
+        solution
+    }
 }
 
 /// Thousandths of processors for steps to share: twice as many as there are. Steps compute and wait

@@ -7,6 +7,7 @@ use cache::oci::{ImageName, Platform};
 use executor::cdi::Devices;
 use executor::{Limits, SecretStore, SshAgents};
 
+use super::cache_spec::{self, CacheFrom, CacheTo};
 use super::output::Output;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::limits::limits;
@@ -42,6 +43,8 @@ pub(super) struct BuildOptions {
     pub(super) iidfile: Option<PathBuf>,
     pub(super) metadata_file: Option<PathBuf>,
     pub(super) max_parallelism: Option<std::num::NonZeroUsize>,
+    pub(super) cache_from: Vec<CacheFrom>,
+    pub(super) cache_to: Vec<CacheTo>,
 }
 
 /// A `--build-context` before anything is looked up.
@@ -99,7 +102,17 @@ impl BuildOptions {
             iidfile: args.iidfile,
             metadata_file: args.metadata_file,
             max_parallelism,
+            cache_from: cache_spec::cache_from(&args.cache_from)?,
+            cache_to: cache_spec::cache_to(&args.cache_to)?,
         })
+    }
+}
+
+impl BuildOptions {
+    /// Whether the image is to carry its own cache.
+    pub(super) fn inline_cache(&self) -> bool {
+        self.cache_to.iter().any(|to| to.place.is_none())
+            || super::source::is_on(self.build_args.get("BUILDKIT_INLINE_CACHE"))
     }
 }
 

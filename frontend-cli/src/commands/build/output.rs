@@ -80,7 +80,7 @@ impl Output {
                 }
             });
         }
-        let mut fields = Fields::split(spec)?;
+        let mut fields = Fields::split("--output", spec)?;
         let kind = fields.take("type").ok_or_else(|| invalid(spec, "type is required"))?;
         let dest = fields.take("dest").or_else(|| fields.take("destination"));
         let names = fields.take("name");
@@ -139,6 +139,11 @@ impl Output {
         Ok(Output { kind, names, form: LayerForm { compression, force }, annotations })
     }
 
+    /// Whether nobody wants the result itself.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.kind == OutputKind::CacheOnly
+    }
+
     /// Whether the result is an image and not its files.
     pub(super) fn is_image(&self) -> bool {
         matches!(
@@ -149,14 +154,16 @@ impl Output {
 }
 
 /// The `key=value` fields of a spec that nobody has asked for yet.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
+    /// The option that it is the value of.
+    flag: &'static str,
     spec: &'a str,
     fields: BTreeMap<String, String>,
 }
 
 impl<'a> Fields<'a> {
     /// Splits at commas that stand outside of double quotes, as Go's CSV reader does.
-    fn split(spec: &'a str) -> Result<Self, CliError> {
+    pub(super) fn split(flag: &'static str, spec: &'a str) -> Result<Self, CliError> {
         let mut fields = BTreeMap::new();
         let mut words = vec![String::new()];
         let mut quoted = false;
@@ -170,17 +177,17 @@ impl<'a> Fields<'a> {
         for word in words {
             let (key, value) = word
                 .split_once('=')
-                .ok_or_else(|| invalid(spec, &format!("`{word}` is not key=value")))?;
+                .ok_or_else(|| invalid_value(flag, spec, &format!("`{word}` is not key=value")))?;
             fields.insert(key.trim().to_lowercase(), value.to_owned());
         }
-        Ok(Fields { spec, fields })
+        Ok(Fields { flag, spec, fields })
     }
 
-    fn take(&mut self, key: &str) -> Option<String> {
+    pub(super) fn take(&mut self, key: &str) -> Option<String> {
         self.fields.remove(key)
     }
 
-    fn flag(&mut self, key: &str) -> Result<bool, CliError> {
+    pub(super) fn flag(&mut self, key: &str) -> Result<bool, CliError> {
         Ok(self.choice(key)?.unwrap_or(false))
     }
 
@@ -189,32 +196,33 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some("false" | "0") => Ok(Some(false)),
             Some("" | "true" | "1") => Ok(Some(true)),
-            Some(other) => {
-                Err(invalid(self.spec, &format!("{key} is true or false, not `{other}`")))
-            }
+            Some(other) => Err(self.invalid(&format!("{key} is true or false, not `{other}`"))),
         }
     }
 
-    fn compression(&mut self) -> Result<Compression, CliError> {
+    /// A flag that is `default` where it is absent.
+    pub(super) fn flag_or(&mut self, key: &str, default: bool) -> Result<bool, CliError> {
+        if self.fields.contains_key(key) { self.flag(key) } else { Ok(default) }
+    }
+
+    pub(super) fn compression(&mut self) -> Result<Compression, CliError> {
         let level = self
             .take("compression-level")
             .map(|level| {
-                level
-                    .parse::<u32>()
-                    .map_err(|_| invalid(self.spec, "compression-level is a number"))
+                level.parse::<u32>().map_err(|_| self.invalid("compression-level is a number"))
             })
             .transpose()?;
         match self.take("compression").as_deref() {
             None | Some("gzip") => match level.unwrap_or(6) {
                 level @ 0..=9 => Ok(Compression::Gzip(level)),
-                _ => Err(invalid(self.spec, "gzip has the levels 0 to 9")),
+                _ => Err(self.invalid("gzip has the levels 0 to 9")),
             },
             Some("zstd") => match level.unwrap_or(3) {
                 level @ 1..=22 => Ok(Compression::Zstd(level as i32)),
-                _ => Err(invalid(self.spec, "zstd has the levels 1 to 22")),
+                _ => Err(self.invalid("zstd has the levels 1 to 22")),
             },
             Some("uncompressed") => Ok(Compression::None),
-            Some(other) => Err(invalid(self.spec, &format!("unknown compression `{other}`"))),
+            Some(other) => Err(self.invalid(&format!("unknown compression `{other}`"))),
         }
     }
 
@@ -233,16 +241,24 @@ impl<'a> Fields<'a> {
         annotations
     }
 
-    fn finish(self) -> Result<(), CliError> {
+    pub(super) fn finish(self) -> Result<(), CliError> {
         match self.fields.keys().next() {
-            Some(key) => Err(invalid(self.spec, &format!("unknown field `{key}`"))),
+            Some(key) => Err(self.invalid(&format!("unknown field `{key}`"))),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn invalid(&self, reason: &str) -> CliError {
+        invalid_value(self.flag, self.spec, reason)
     }
 }
 
 fn invalid(spec: &str, reason: &str) -> CliError {
-    CliError::input(format!("invalid --output `{spec}`: {reason}"))
+    invalid_value("--output", spec, reason)
+}
+
+fn invalid_value(flag: &str, spec: &str, reason: &str) -> CliError {
+    CliError::input(format!("invalid {flag} `{spec}`: {reason}"))
 }
 
 #[cfg(test)]

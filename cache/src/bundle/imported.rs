@@ -1,0 +1,333 @@
+//! What other machines built: records that are here, trees that can be.
+//!
+//! A record names its trees as every record does, by snapshot ids; but these are names that
+//! [`Imported`] made up, and there is nothing behind them yet. Whoever needs the files asks for the
+//! tree to be [made](Imported::make): what is missing of its layers is fetched, unpacked and held
+//! to its digests. A place that fails once is given up for the rest of the build, and its records
+//! with it: its names [are offered](Imported::offers) no more, and the solver does the work again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
+
+use super::document::{Document, Layer};
+use super::{BundleError, Place};
+use crate::hash::Fingerprint;
+use crate::image::document::{digest_of, layer_type};
+use crate::index::{CacheKey, Output, Record};
+use crate::layer::{UnpackLimits, decompressor, unpack};
+use crate::oci::{ChainId, Descriptor, DiffId};
+use crate::snapshot::{CommitInfo, Snapshot, SnapshotId};
+use crate::state::Store;
+
+/// Layers being fetched at the same time for one tree.
+const AT_ONCE: usize = 6;
+
+/// The imported caches of a build, in the order in which they are asked. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Imported {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sources: Vec<Source>,
+    /// Made-up name → (source, layer).
+    trees: HashMap<SnapshotId, (usize, usize)>,
+    /// Names whose trees are here now.
+    made: Mutex<HashMap<SnapshotId, SnapshotId>>,
+    /// Trees share layers: they are made one after the other.
+    making: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Source {
+    place: Arc<dyn Place>,
+    document: Document,
+    /// Of the tree that ends with each layer.
+    chains: Vec<(ChainId, Fingerprint)>,
+    names: Vec<SnapshotId>,
+    /// key → number of the record.
+    keys: HashMap<CacheKey, usize>,
+    ops: HashSet<Fingerprint>,
+    given_up: AtomicBool,
+    failure: Mutex<Option<BundleError>>,
+}
+
+/// One layer of a tree that is not here, for passing it on.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// Its layers with their blobs, bottom first.
+    pub layers: Vec<(Layer, Descriptor)>,
+}
+
+impl Imported {
+    /// The documents of these places, of which earlier ones are asked first.
+    pub fn new(documents: Vec<(Arc<dyn Place>, Document)>) -> Imported {
+        let mut trees = HashMap::new();
+        let sources = documents.into_iter().enumerate().map(|(number, (place, document))| {
+            let names: Vec<SnapshotId> =
+                document.layers.iter().map(|_| SnapshotId::random()).collect();
+            trees.extend(names.iter().enumerate().map(|(layer, name)| (*name, (number, layer))));
+            let records = document.records.iter();
+            Source {
+                chains: document.trees(),
+                names,
+                keys: records.clone().enumerate().map(|(at, record)| (record.key, at)).collect(),
+                ops: records.map(|record| record.op).collect(),
+                place,
+                document,
+                given_up: AtomicBool::new(false),
+                failure: Mutex::new(None),
+            }
+        });
+        let sources = sources.collect();
+        let inner = Inner { sources, trees, ..Inner::default() };
+        Imported { inner: Arc::new(inner) }
+    }
+
+    /// Whether nothing was imported.
+    pub fn is_empty(&self) -> bool {
+        self.inner.sources.is_empty()
+    }
+
+    /// The record of a key. Trees that are on this machine anyway go by their own names.
+    pub fn lookup(&self, store: &Store, key: &CacheKey) -> Option<Record> {
+        let source = self.alive().find(|source| source.keys.contains_key(key))?;
+        let entry = &source.document.records[*source.keys.get(key)?];
+        let outputs = entry.outputs.iter().map(|layer| match layer {
+            None => Output { snapshot: None, content: None },
+            Some(layer) => {
+                let name = source.names[*layer];
+                let (chain, content) = source.chains[*layer];
+                let here = self.made(&name).or_else(|| {
+                    let snapshot = store.snapshots().unpacked(&chain).ok().flatten()?;
+                    Some(*snapshot.id())
+                });
+                Output { snapshot: Some(here.unwrap_or(name)), content: Some(content) }
+            }
+        });
+        Some(Record {
+            key: entry.key,
+            op: entry.op,
+            name: entry.name.clone(),
+            outputs: outputs.collect(),
+            created: entry.created.clone(),
+            ingredients: entry.ingredients.clone(),
+        })
+    }
+
+    /// Whether any record is of this operation.
+    pub fn has_op(&self, op: &Fingerprint) -> bool {
+        self.alive().any(|source| source.ops.contains(op))
+    }
+
+    /// The keys of all records of these operations.
+    pub fn keys_of(&self, ops: &HashSet<Fingerprint>) -> Vec<CacheKey> {
+        let records = self.alive().flat_map(|source| &source.document.records);
+        records.filter(|record| ops.contains(&record.op)).map(|record| record.key).collect()
+    }
+
+    /// Whether a tree of this name can be had.
+    pub fn offers(&self, name: &SnapshotId) -> bool {
+        self.made(name).is_some() || self.wanted(name).is_some()
+    }
+
+    /// The snapshot that a name stands for, if it has been made.
+    pub fn made(&self, name: &SnapshotId) -> Option<SnapshotId> {
+        self.lock_made().get(name).copied()
+    }
+
+    /// Whether a name is one of ours.
+    pub fn knows(&self, name: &SnapshotId) -> bool {
+        self.inner.trees.contains_key(name)
+    }
+
+    /// What a tree is made of, for passing it on without having it.
+    pub fn tree(&self, name: &SnapshotId) -> Option<Tree> {
+        let (source, top) = self.wanted(name)?;
+        let layers = source.document.stack(top).into_iter().map(|number| {
+            let layer = source.document.layers[number].clone();
+            let blob = layer.blob.as_ref()?.descriptor();
+            Some((layer, blob))
+        });
+        Some(Tree { layers: layers.collect::<Option<_>>()? })
+    }
+
+    /// Makes the tree of a name, unless it is here.
+    ///
+    /// # Errors
+    /// The first one of a place gives it up: it is not asked again, and its records are gone.
+    pub async fn make(
+        &self,
+        store: &Store,
+        name: &SnapshotId,
+        progress: &(dyn Fn(&Descriptor, bool) + Send + Sync),
+    ) -> Result<SnapshotId, BundleError> {
+        if let Some(made) = self.made(name) {
+            return Ok(made);
+        }
+        let Some((source, top)) = self.wanted(name) else {
+            let place = match self.inner.trees.get(name) {
+                Some((source, _)) => self.inner.sources[*source].place.to_string(),
+                None => return Err(crate::StoreError::NoSnapshot { id: *name }.into()),
+            };
+            return Err(BundleError::GivenUp { place });
+        };
+        match self.make_of(store, source, top, progress).await {
+            Ok(snapshot) => {
+                self.lock_made().insert(*name, snapshot);
+                Ok(snapshot)
+            }
+            Err(error) => {
+                let place = source.place.to_string();
+                source.give_up(error);
+                Err(BundleError::GivenUp { place })
+            }
+        }
+    }
+
+    /// Brings a blob that is known here to be somewhere.
+    pub async fn bring(&self, store: &Store, blob: &Descriptor) -> Result<(), BundleError> {
+        let digest = super::place::digest(blob)?;
+        let has = |source: &&Source| {
+            source
+                .document
+                .layers
+                .iter()
+                .any(|layer| layer.blob.as_ref().is_some_and(|blob| blob.digest == digest))
+        };
+        let Some(source) = self.alive().find(has) else {
+            return Err(crate::StoreError::NoBlob { digest }.into());
+        };
+        source.place.fetch_in_time(blob, store.blobs()).await
+    }
+
+    /// Whether a place was given up.
+    pub fn any_given_up(&self) -> bool {
+        self.inner.sources.iter().any(|source| source.given_up.load(Ordering::Acquire))
+    }
+
+    /// The places that were given up since the last call, and why.
+    pub fn failures(&self) -> Vec<(String, BundleError)> {
+        let failures = self.inner.sources.iter().filter_map(|source| {
+            let failure = source.failure.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            Some((source.place.to_string(), failure))
+        });
+        failures.collect()
+    }
+
+    async fn make_of(
+        &self,
+        store: &Store,
+        source: &Source,
+        top: usize,
+        progress: &(dyn Fn(&Descriptor, bool) + Send + Sync),
+    ) -> Result<SnapshotId, BundleError> {
+        let _alone = self.inner.making.lock().await;
+        let stack = source.document.stack(top);
+        let mut below: Option<Snapshot> = None;
+        let mut first = 0;
+        for (position, number) in stack.iter().enumerate().rev() {
+            if let Some(here) = store.snapshots().unpacked(&source.chains[*number].0)? {
+                (below, first) = (Some(here), position + 1);
+                break;
+            }
+        }
+        let open = &stack[first..];
+        let fetches = open.iter().map(|number| async {
+            let layer = &source.document.layers[*number];
+            let blob = blob_of(store, source, layer)?;
+            progress(&blob, false);
+            source.place.fetch_in_time(&blob, store.blobs()).await?;
+            progress(&blob, true);
+            Ok::<_, BundleError>((*number, blob))
+        });
+        let fetches: Vec<_> = fetches.collect();
+        let blobs: HashMap<usize, Descriptor> =
+            iter(fetches).buffer_unordered(AT_ONCE).try_collect().await?;
+        for number in open {
+            let layer = source.document.layers[*number].clone();
+            let blob = blobs[number].clone();
+            let (store, chain) = (store.clone(), source.chains[*number].0);
+            let work = move || unpack_layer(&store, &layer, &blob, chain, below.as_ref());
+            let work = tokio::task::spawn_blocking(work);
+            let unpacked =
+                work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            below = Some(unpacked?);
+        }
+        // A tree has a layer.
+        below
+            .map(|snapshot| *snapshot.id())
+            .ok_or_else(|| BundleError::Refused { reason: "a tree has no layers".to_owned() })
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Source> {
+        self.inner.sources.iter().filter(|source| !source.given_up.load(Ordering::Acquire))
+    }
+
+    fn wanted(&self, name: &SnapshotId) -> Option<(&Source, usize)> {
+        let (source, layer) = self.inner.trees.get(name)?;
+        let source = &self.inner.sources[*source];
+        (!source.given_up.load(Ordering::Acquire)).then_some((source, *layer))
+    }
+
+    fn lock_made(&self) -> std::sync::MutexGuard<'_, HashMap<SnapshotId, SnapshotId>> {
+        self.inner.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    fn give_up(&self, error: BundleError) {
+        if !self.given_up.swap(true, Ordering::AcqRel) {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+    }
+}
+
+/// The blob of a layer: another form of it where that is here already.
+fn blob_of(store: &Store, source: &Source, layer: &Layer) -> Result<Descriptor, BundleError> {
+    let known = store.index().layer_blobs(&layer.diff_id)?;
+    let here =
+        |blob: &Descriptor| digest_of(blob).is_ok_and(|digest| store.blobs().contains(&digest));
+    if let Some((_, blob)) = known.into_iter().find(|(_, blob)| here(blob)) {
+        return Ok(blob);
+    }
+    match &layer.blob {
+        Some(blob) => Ok(blob.descriptor()),
+        None => Err(BundleError::NotACache { place: source.place.to_string() }),
+    }
+}
+
+fn unpack_layer(
+    store: &Store,
+    layer: &Layer,
+    blob: &Descriptor,
+    chain: ChainId,
+    below: Option<&Snapshot>,
+) -> Result<Snapshot, BundleError> {
+    let failed = |source| BundleError::Layer { source: Box::new(source) };
+    let file = store.blobs().open(&super::place::digest(blob)?)?;
+    let mut tar = decompressor(layer_type(blob.media_type()).as_ref(), file).map_err(failed)?;
+    let active = store.snapshots().prepare(below.map(Snapshot::id))?;
+    let found = unpack(&mut tar, &active, &UnpackLimits::default()).map_err(failed)?;
+    let expected: DiffId = layer.diff_id;
+    if found != expected {
+        return Err(BundleError::DiffId { expected: expected.0, found: found.0 });
+    }
+    remember_blob(store, layer, blob)?;
+    Ok(active.commit(CommitInfo {
+        created: layer.created.clone(),
+        chain: Some(chain),
+        diff_id: Some(expected),
+        content: Some(layer.content),
+    })?)
+}
+
+/// Who passes the layer on need not compress it anew.
+fn remember_blob(store: &Store, layer: &Layer, blob: &Descriptor) -> Result<(), BundleError> {
+    let kind = format!("imported {}", blob.media_type());
+    Ok(store.index().put_layer_blob(&layer.diff_id, &kind, blob)?)
+}
