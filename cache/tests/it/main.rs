@@ -1,5 +1,6 @@
 //! Tests of the crate as its users see it.
 
+mod bundle;
 mod gc;
 mod hostile;
 mod images;
