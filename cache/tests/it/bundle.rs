@@ -70,11 +70,9 @@ impl Bundle {
             outputs: vec![Some(output)],
             ingredients: Vec::new(),
         };
-        let document = Document {
-            layers: vec![layer(0, diff_ids[0]), layer(1, second.unwrap_or(diff_ids[1]))],
-            records: vec![record("first", 0), record("second", 1)],
-            ..Document::default()
-        };
+        let mut document = Document::default();
+        document.layers = vec![layer(0, diff_ids[0]), layer(1, second.unwrap_or(diff_ids[1]))];
+        document.records = vec![record("first", 0), record("second", 1)];
         let blobs = document.blobs();
         let document = document.pack();
         let size = document.len() as u64;

@@ -118,8 +118,4 @@ impl Records for BuildRecords {
         let here: Vec<Record> = here.into_iter().map(|record| self.at_home(record)).collect();
         Records::insert(self.store.index(), &here)
     }
-
-    fn touch(&self, keys: &[CacheKey]) -> Result<(), RecordsError> {
-        Records::touch(self.store.index(), keys)
-    }
 }
