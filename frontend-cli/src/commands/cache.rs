@@ -22,7 +22,7 @@ use crate::report::CliError;
 pub(crate) fn export(root: Option<PathBuf>, args: &CacheExportArgs) -> Result<ExitCode, CliError> {
     let to = cache_spec::bundle_to(&args.destination)?;
     let Some(spec) = &to.place else { return Err(no_place(&args.destination)) };
-    let place = travel::place(spec)?;
+    let place = travel::place(spec, false)?;
     let engine = Engine::open(root, Needs::Trees)?;
     let records = all_records(&engine)?;
     let mut document = bundle(&engine, &to, &records)?;
@@ -48,7 +48,7 @@ pub(crate) fn export(root: Option<PathBuf>, args: &CacheExportArgs) -> Result<Ex
 }
 
 pub(crate) fn import(root: Option<PathBuf>, args: &CacheImportArgs) -> Result<ExitCode, CliError> {
-    let place = travel::place(&cache_spec::bundle_from(&args.source)?)?;
+    let place = travel::place(&cache_spec::bundle_from(&args.source)?, false)?;
     let engine = Engine::open(root, Needs::Trees)?;
     let failed =
         |error: BundleError| CliError::caused(format!("cannot read the cache of {place}"), &error);

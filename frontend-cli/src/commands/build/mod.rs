@@ -135,7 +135,7 @@ async fn build_image(
     findings.add_unused_build_args(options, &parsed, &used);
     findings::report(&findings.reported(&parsed), &parsed, progress)?;
 
-    let imported = travel::import(&options.cache_from, progress).await?;
+    let imported = travel::import(&options.cache_from, options.offline, progress).await?;
     let worker = LocalWorker::new(LocalWorkerConfig {
         store: engine.store.clone(),
         spawner: engine.spawner()?,
@@ -169,6 +169,7 @@ async fn build_image(
     why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
     let caches = CacheExporter {
         engine,
+        offline: options.offline,
         imported: &imported,
         records: &records,
         worker: &worker,

@@ -25,29 +25,34 @@ use crate::progress::{Outcome, Progress};
 use crate::report::{CliError, chain};
 
 /// The place of a spec.
-pub(crate) fn place(spec: &PlaceSpec) -> Result<Arc<dyn Place>, CliError> {
+pub(crate) fn place(spec: &PlaceSpec, offline: bool) -> Result<Arc<dyn Place>, CliError> {
     Ok(match spec {
         PlaceSpec::Local { directory, tag, digest } => {
             Arc::new(LocalPlace::new(directory.clone(), tag, *digest))
         }
         PlaceSpec::Registry { name, insecure } => {
-            let mut config = cache_config();
+            let mut config = cache_config(offline);
             if *insecure {
                 config.insecure.push(name.registry().to_owned());
             }
             Arc::new(RegistryPlace::new((**name).clone(), Registries::new(config)))
         }
         PlaceSpec::S3(spec) => {
-            let place =
-                S3Place::new(&spec.options, &spec.prefixes, spec.names.clone(), cache_config());
+            let place = S3Place::new(
+                &spec.options,
+                &spec.prefixes,
+                spec.names.clone(),
+                cache_config(offline),
+            );
             Arc::new(place.map_err(|error| CliError::caused("the S3 store is unusable", &error))?)
         }
     })
 }
 
 /// Less patient than for what a build cannot do without.
-fn cache_config() -> RegistryConfig {
+fn cache_config(offline: bool) -> RegistryConfig {
     RegistryConfig {
+        offline,
         patience: Duration::from_secs(15),
         attempts: 3,
         longest_wait: Duration::from_secs(5),
@@ -56,8 +61,13 @@ fn cache_config() -> RegistryConfig {
 }
 
 /// Reads the documents of all caches at the same time. One that cannot be read is warned of.
-pub(super) async fn import(from: &[CacheFrom], progress: &Progress) -> Result<Imported, CliError> {
-    let places = from.iter().map(|from| place(&from.place)).collect::<Result<Vec<_>, _>>()?;
+pub(super) async fn import(
+    from: &[CacheFrom],
+    offline: bool,
+    progress: &Progress,
+) -> Result<Imported, CliError> {
+    let places =
+        from.iter().map(|from| place(&from.place, offline)).collect::<Result<Vec<_>, _>>()?;
     let documents = join_all(places.into_iter().map(|place| async move {
         let step = progress.begin(&format!("importing cache manifest from {place}"));
         match place.read().await {
@@ -91,6 +101,7 @@ fn warning(place: &str, error: &BundleError) -> String {
 /// What a cache export works on.
 pub(super) struct CacheExporter<'a> {
     pub(super) engine: &'a Engine,
+    pub(super) offline: bool,
     pub(super) imported: &'a Imported,
     pub(super) records: &'a Arc<BuildRecords>,
     pub(super) worker: &'a Arc<LocalWorker>,
@@ -103,7 +114,7 @@ impl CacheExporter<'_> {
     /// Writes the results of the build to a place.
     pub(super) async fn export(&self, to: &CacheTo) -> Result<(), CliError> {
         let Some(spec) = &to.place else { return Ok(()) };
-        let place = place(spec)?;
+        let place = place(spec, self.offline)?;
         let step = self.progress.begin(&match spec {
             PlaceSpec::Local { .. } => "exporting cache to client directory".to_owned(),
             PlaceSpec::Registry { .. } => "exporting cache to registry".to_owned(),
@@ -137,7 +148,7 @@ impl CacheExporter<'_> {
         let (store, imported, form) = (self.engine.store.clone(), self.imported.clone(), to.form);
         let made = tokio::task::spawn_blocking(move || {
             let records = portable_records(&store, &imported, &records);
-            exporter::bundle(&store, &imported, &records, form)
+            exporter::bundle(&store, &imported, &records, form).map_err(Box::new)
         });
         let document: Document = made.await??;
         let placed = place.write(&document, &self.engine.store, self.imported).await?;
@@ -157,15 +168,15 @@ impl CacheExporter<'_> {
         let id = output.snapshot;
         let made = tokio::task::spawn_blocking(move || {
             let rootfs = match id {
-                Some(id) => store.snapshots().get(&id)?,
+                Some(id) => store.snapshots().get(&id).map_err(|error| Box::new(error.into()))?,
                 None => None,
             };
             let Some(rootfs) = rootfs else { return Ok(Document::default()) };
             let records = portable_records(&store, &imported, &records);
-            exporter::inline_bundle(&store, &imported, &rootfs, &records)
+            exporter::inline_bundle(&store, &imported, &rootfs, &records).map_err(Box::new)
         });
         let document = made.await.map_err(|error| CliError::internal(error.to_string()))?;
-        Ok(inline::field(&document.map_err(|error: exporter::ExportError| failed(&error))?))
+        Ok(inline::field(&document.map_err(|error: Box<exporter::ExportError>| failed(&error))?))
     }
 
     /// The records of the steps whose results go.
