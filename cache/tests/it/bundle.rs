@@ -153,7 +153,8 @@ async fn a_layer_that_unpacks_to_something_else_gives_the_cache_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_misbehaves_is_an_error_soon() {
-    let replies: [(&str, fn() -> Reply); 6] = [
+    type Case = (&'static str, fn() -> Reply);
+    let replies: [Case; 6] = [
         ("500", || Reply::new(500)),
         ("429", || Reply::new(429).header("Retry-After", 3600)),
         ("403", || Reply::new(403)),
