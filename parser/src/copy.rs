@@ -127,7 +127,7 @@ fn check_from(from: Spanned<String>, joined: Joined<'_>) -> Result<Spanned<Strin
 
 fn check_chmod(chmod: Spanned<String>, joined: Joined<'_>) -> Result<Spanned<String>, Diagnostic> {
     if is_literal(&chmod.value, joined.escape) {
-        ModeChange::parse(&chmod.value).map_err(|e| Diagnostic::error(e.message, chmod.span))?;
+        ModeChange::parse(&chmod.value).map_err(|error| error.at(chmod.span))?;
     }
     Ok(chmod)
 }

@@ -201,7 +201,8 @@ fn key_values(head: Head<'_>, keyword: &str) -> Result<(Vec<KeyValue>, bool), Di
     let pairs = if legacy {
         let text = head.args();
         let Some(end) = text.find(is_blank) else {
-            return Err(head.error(format!("{keyword} must have two arguments")));
+            let error = head.error(format!("{keyword} must have two arguments"));
+            return Err(error.with_hint(format!("write {keyword} NAME=VALUE")));
         };
         let at = head.args.start + end;
         let value = at + (text[end..].len() - text[end..].trim_start_matches(is_blank).len());
@@ -226,7 +227,8 @@ fn key_values(head: Head<'_>, keyword: &str) -> Result<(Vec<KeyValue>, bool), Di
                         "Syntax error - can't find = in {}. Must be of the form: name=value",
                         go_quoted(word)
                     );
-                    Err(Diagnostic::error(message, joined.span(&range)))
+                    let error = Diagnostic::error(message, joined.span(&range));
+                    Err(error.with_hint("a value with blanks needs quotes: NAME=\"a value\""))
                 }
             }
         };
@@ -246,7 +248,7 @@ fn expose(head: Head<'_>) -> Result<Expose, Diagnostic> {
     for (word, range) in words {
         let span = joined.span(&range);
         if is_literal(&word, joined.escape) {
-            value::parse_expose(&word).map_err(|e| Diagnostic::error(e.message, span))?;
+            value::parse_expose(&word).map_err(|error| error.at(span))?;
         }
         ports.push(Spanned::new(word, span));
     }
@@ -261,8 +263,7 @@ fn stopsignal(head: Head<'_>) -> Result<Stopsignal, Diagnostic> {
     // As with ARG, flags are not looked at.
     let signal = head.joined.spanned(head.args.clone());
     if is_literal(&signal.value, head.joined.escape) {
-        value::parse_signal(&signal.value)
-            .map_err(|e| Diagnostic::error(e.message, signal.span))?;
+        value::parse_signal(&signal.value).map_err(|error| error.at(signal.span))?;
     }
     Ok(Stopsignal { signal })
 }
@@ -356,13 +357,13 @@ fn interval(name: &str, text: &Spanned<String>) -> Result<Duration, Diagnostic> 
     let too_short = || error(format!("Interval {} cannot be less than 1ms", go_quoted(name)));
     let duration = match text.value.strip_prefix('-') {
         Some(positive) => {
-            let duration = value::parse_duration(positive).map_err(|e| error(e.message))?;
+            let duration = value::parse_duration(positive).map_err(|error| error.at(text.span))?;
             if !duration.is_zero() {
                 return Err(too_short());
             }
             duration
         }
-        None => value::parse_duration(&text.value).map_err(|e| error(e.message))?,
+        None => value::parse_duration(&text.value).map_err(|error| error.at(text.span))?,
     };
     if !duration.is_zero() && duration < Duration::from_millis(1) {
         return Err(too_short());

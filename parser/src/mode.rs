@@ -53,6 +53,7 @@ impl ModeChange {
                 "invalid chmod parameter: '{text}'. it should be octal string and between 0 and \
                  07777"
             ))
+            .hint("write an octal mode such as 0644, or a symbolic one such as u=rwX,go=rX")
         };
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             return match u32::from_str_radix(text, 8) {

@@ -111,7 +111,7 @@ pub(crate) fn go_bool(text: &str) -> Option<bool> {
 fn hinted(error: Diagnostic, word: &str, options: &[&str]) -> Diagnostic {
     match suggest::nearest(word, options) {
         Some(near) => error.with_hint(format!("did you mean {near}?")),
-        None => error,
+        None => error.with_hint(format!("use one of {}", options.join(", "))),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::diagnostic::Diagnostic;
 use crate::head::go_quoted;
+use crate::span::Span;
 
 /// A value that does not say what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,13 +12,31 @@ use crate::head::go_quoted;
 pub struct ValueError {
     /// In BuildKit's words.
     pub message: String,
+    /// What would be right, where that is short.
+    pub hint: Option<&'static str>,
 }
 
 impl ValueError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        Self { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
+
+    /// As an error at a place.
+    pub(crate) fn at(self, span: Span) -> Diagnostic {
+        let error = Diagnostic::error(self.message, span);
+        match self.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 }
+
+const DURATION: &str = "write the unit behind the number: 3s, 2m, 1h30m";
+const PORT: &str = "a port is a number from 0 to 65535, a range is 8000-8010";
 
 /// A duration as Go writes it: `1h30m`, `1.5s`, `0`. Negative ones are errors: no instruction
 /// takes one.
@@ -51,12 +71,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, ValueError> {
         let end = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
         let (unit, next) = behind.split_at(end);
         if unit.is_empty() {
-            return Err(ValueError::new(format!("time: missing unit in duration {quoted}")));
+            let message = format!("time: missing unit in duration {quoted}");
+            return Err(ValueError::new(message).hint(DURATION));
         }
         let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
         let scale = scale.ok_or_else(|| {
             let unit = go_quoted(unit);
-            ValueError::new(format!("time: unknown unit {unit} in duration {quoted}"))
+            let message = format!("time: unknown unit {unit} in duration {quoted}");
+            ValueError::new(message).hint(DURATION)
         })?;
         let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         // Digits below a nanosecond do not count; 18 of them fit without overflow.
@@ -116,7 +138,10 @@ const REAL_TIME: (i32, i32) = (34, 64);
 /// A signal by number, or by name with or without `SIG` in any case, `RTMIN+3` and `RTMAX-2` too.
 /// The result is its number.
 pub fn parse_signal(text: &str) -> Result<i32, ValueError> {
-    let invalid = || ValueError::new(format!("Invalid signal: {text}"));
+    let invalid = || {
+        let hint = "name a signal (SIGTERM, QUIT, RTMIN+3) or its number";
+        ValueError::new(format!("Invalid signal: {text}")).hint(hint)
+    };
     if let Ok(number) = text.parse::<i32>() {
         return if (1..=REAL_TIME.1).contains(&number) { Ok(number) } else { Err(invalid()) };
     }
@@ -188,14 +213,17 @@ pub fn parse_expose(text: &str) -> Result<ExposedPorts, ValueError> {
     let lower = match proto.to_ascii_lowercase() {
         lower if lower.is_empty() => "tcp".to_owned(),
         lower if matches!(lower.as_str(), "tcp" | "udp" | "sctp") => lower,
-        _ => return Err(wrong(&format!("invalid proto: {proto}"))),
+        _ => {
+            let error = wrong(&format!("invalid proto: {proto}"));
+            return Err(error.hint("the protocols are tcp, udp and sctp"));
+        }
     };
     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(&ip);
     if !bare.is_empty() && bare.parse::<std::net::IpAddr>().is_err() {
         return Err(ValueError::new(format!("invalid IP address: {bare}")));
     }
     let (first, last) = port_range(range)
-        .ok_or_else(|| ValueError::new(format!("invalid containerPort: {range}")))?;
+        .ok_or_else(|| ValueError::new(format!("invalid containerPort: {range}")).hint(PORT))?;
     if !host.is_empty() {
         let (host_first, host_last) =
             port_range(host).ok_or_else(|| ValueError::new(format!("invalid hostPort: {host}")))?;
@@ -273,8 +301,8 @@ mod tests {
             assert_eq!(parse_signal(text), Ok(expected), "{text}");
         }
         for text in ["", "0", "-1", "65", "SIGFOO", "RTMIN+99", "RTMIN-1", "RTMIN+", "FOO9"] {
-            let message = format!("Invalid signal: {text}");
-            assert_eq!(parse_signal(text), Err(ValueError { message }), "{text}");
+            let error = parse_signal(text).unwrap_err();
+            assert_eq!(error.message, format!("Invalid signal: {text}"));
         }
     }
 

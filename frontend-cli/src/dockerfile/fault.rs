@@ -16,6 +16,11 @@ impl Fault {
         Fault { message: message.into(), span: Some(span), hint: None }
     }
 
+    /// A value that is wrong once its variables are known.
+    pub(crate) fn of_value(error: parser::ValueError, span: Span) -> Self {
+        Fault { message: error.message, span: Some(span), hint: error.hint.map(str::to_owned) }
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

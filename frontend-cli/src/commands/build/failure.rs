@@ -147,6 +147,15 @@ impl<'a> FailureReporter<'a> {
         if is_offline(error) {
             problem = problem.hint("leave out --offline");
         }
+        problem = match error {
+            ExecutorError::NoSecret { id } => problem.hint(format!(
+                "give the build its value: --secret id={id},src=FILE or --secret id={id},env=NAME"
+            )),
+            ExecutorError::NoAgent { id } => problem.hint(format!(
+                "give the build an agent or a key: --ssh {id} or --ssh {id}=SOCKET|KEY"
+            )),
+            _ => problem,
+        };
         if let Some(near) = error.near_names().first() {
             problem = problem.hint(format!("did you mean `{near}`?"));
         }

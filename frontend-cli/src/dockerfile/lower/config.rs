@@ -76,7 +76,7 @@ impl Lowering<'_> {
             InstructionKind::Stopsignal(stopsignal) => {
                 let signal = self.expand(state, &stopsignal.signal)?;
                 parser::parse_signal(&signal)
-                    .map_err(|error| Fault::new(error.to_string(), stopsignal.signal.span))?;
+                    .map_err(|error| Fault::of_value(error, stopsignal.signal.span))?;
                 state.config.config.stop_signal = Some(signal.clone());
                 format!("STOPSIGNAL {signal}")
             }
@@ -151,7 +151,7 @@ impl Lowering<'_> {
         for word in &expose.ports {
             for text in self.expand_words(state, word)? {
                 let exposed = parser::parse_expose(&text)
-                    .map_err(|error| Fault::new(error.to_string(), word.span))?;
+                    .map_err(|error| Fault::of_value(error, word.span))?;
                 if let Some(proto) = &exposed.proto_casing {
                     let message = format!(
                         "Defined protocol '{proto}' in EXPOSE instruction should be lowercase"

@@ -119,7 +119,8 @@ impl Lowering<'_> {
         let absolute = |target: Option<String>| -> Result<String, Fault> {
             let target = join(state.working_dir(), &target.unwrap_or_default());
             if target == "/" {
-                return Err(Fault::new("invalid mount target \"/\"", span));
+                return Err(Fault::new("invalid mount target \"/\"", span)
+                    .hint("name a place with target=PATH"));
             }
             Ok(target)
         };
