@@ -121,6 +121,18 @@ pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, GcError> {
     Ok(Pruned { removed, freed, left: total.saturating_sub(freed) })
 }
 
+/// The size of the file system that the store lies on, in bytes.
+pub fn disk_size(store: &Store) -> Result<u64, GcError> {
+    let disk = statvfs(store)?;
+    Ok(disk.f_blocks * disk.f_frsize)
+}
+
+fn statvfs(store: &Store) -> Result<rustix::fs::StatVfs, StoreError> {
+    let root = store.root();
+    rustix::fs::statvfs(root)
+        .map_err(|errno| file_error("ask for the free space of", root)(errno.into()))
+}
+
 /// How much of the cache may stay; `None` if all of it may.
 fn keep_bytes(store: &Store, options: &PruneOptions, total: u64) -> Result<Option<u64>, GcError> {
     let PruneOptions { reserved_space, max_used_space, min_free_space, .. } = *options;
@@ -133,9 +145,7 @@ fn keep_bytes(store: &Store, options: &PruneOptions, total: u64) -> Result<Optio
         (0, _) => total,
         (max, _) => max,
     };
-    let root = store.root();
-    let disk = rustix::fs::statvfs(root)
-        .map_err(|errno| file_error("ask for the free space of", root)(errno.into()))?;
+    let disk = statvfs(store)?;
     let missing = min_free_space.saturating_sub(disk.f_bavail * disk.f_frsize);
     keep = keep.min(total.saturating_sub(missing)).max(reserved_space);
     Ok((keep < total).then_some(keep))

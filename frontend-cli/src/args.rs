@@ -305,6 +305,23 @@ pub(crate) struct BuildArgs {
     #[arg(long, conflicts_with_all = ["pull", "push"])]
     pub(crate) offline: bool,
 
+    /// Say at the end why each step was cached or executed, as `strake why` does
+    #[arg(long)]
+    pub(crate) explain: bool,
+
+    /// After the build, prune the least recently used build cache until it is no larger than this
+    /// (bytes, or a percentage of the disk)
+    #[arg(long, value_name = "SIZE", env = "STRAKE_MAX_USED_SPACE")]
+    pub(crate) max_used_space: Option<String>,
+
+    /// The same until the file system has this much free space
+    #[arg(long, value_name = "SIZE", env = "STRAKE_MIN_FREE_SPACE")]
+    pub(crate) min_free_space: Option<String>,
+
+    /// Keep this much build cache whatever the two say
+    #[arg(long, value_name = "SIZE", env = "STRAKE_RESERVED_SPACE")]
+    pub(crate) reserved_space: Option<String>,
+
     /// How many steps may run at the same time [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) max_parallelism: Option<usize>,
@@ -694,14 +711,14 @@ pub(crate) struct PruneArgs {
     /// Only what fits: until=24h, type=regular, id=…, private, …
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     pub(crate) filters: Vec<String>,
-    /// Stop when the cache is no larger than this
-    #[arg(long, value_name = "BYTES")]
+    /// Stop when the cache is no larger than this (bytes, or a percentage of the disk)
+    #[arg(long, value_name = "SIZE")]
     pub(crate) max_used_space: Option<String>,
     /// Stop when the file system has this much free space
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE")]
     pub(crate) min_free_space: Option<String>,
     /// Always keep this much cache
-    #[arg(long, visible_alias = "keep-storage", value_name = "BYTES")]
+    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
     pub(crate) reserved_space: Option<String>,
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod prune;
 mod registry;
 mod run;
+mod space;
 mod why;
 
 use std::io::{IsTerminal, Write};

@@ -7,23 +7,20 @@ use std::process::ExitCode;
 use cache::gc::{PruneOptions, Pruned, prune, prune_images};
 use executor::Containers;
 
-use super::build::options::size;
 use super::du::{filters, gc_error};
 use super::engine::{Engine, Needs};
+use super::space::CacheLimits;
 use super::{human_size, say, table};
 use crate::args::{ImagePruneArgs, PruneArgs};
 use crate::report::CliError;
 
 pub(crate) fn builder(root: Option<PathBuf>, args: &PruneArgs) -> Result<ExitCode, CliError> {
-    let limit = |text: &Option<String>| text.as_deref().map_or(Ok(0), size);
-    let options = PruneOptions {
-        all: args.all,
-        leftovers: false,
-        filters: filters(&args.filters)?,
-        reserved_space: limit(&args.reserved_space)?,
-        max_used_space: limit(&args.max_used_space)?,
-        min_free_space: limit(&args.min_free_space)?,
-    };
+    let limits = CacheLimits::parse(
+        args.reserved_space.as_deref(),
+        args.max_used_space.as_deref(),
+        args.min_free_space.as_deref(),
+    )?;
+    let filters = filters(&args.filters)?;
     let what = if args.all {
         "WARNING! This will remove all build cache. Are you sure you want to continue?"
     } else {
@@ -33,6 +30,7 @@ pub(crate) fn builder(root: Option<PathBuf>, args: &PruneArgs) -> Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     }
     let engine = Engine::open(root, Needs::Trees)?;
+    let options = PruneOptions { all: args.all, filters, ..limits.options(&engine.store)? };
     let pruned = prune(&engine.store, &options).map_err(gc_error)?;
     print_pruned(&pruned);
     Ok(ExitCode::SUCCESS)

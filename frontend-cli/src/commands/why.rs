@@ -1,35 +1,45 @@
 //! `strake why`: what made the steps of the last build hits or misses.
 //!
-//! A build writes down, for each of its steps, where the result came from and, for a step that was
-//! executed, which parts of its key differ from the step of that name in the build before of the
-//! same Dockerfile and target.
+//! A build writes down, for each of its steps, where the result came from and which parts of its key
+//! differ from the same step in the build before of the same Dockerfile and target. The same step is
+//! the one of the same name, else the one with the same instruction (others were added before it),
+//! else the one in the same place (the instruction was edited). `build --explain` shows the same at
+//! the end of the build. A build that fails has no explanation, and leaves the one before in place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cache::index::CacheKey;
+use cache::index::{CacheKey, Index, Record};
 use cache::{Store, StoreError};
 use serde::{Deserialize, Serialize};
-use solver::llb::{Definition, Op};
+use solver::llb::{Definition, VertexId};
 use solver::why::Difference;
 use solver::{Origin, Solution, why};
 
 use super::engine::{Engine, Needs, store_error};
-use super::say;
+use super::{ago, say};
 use crate::args::WhyArgs;
+use crate::progress::sanitize;
 use crate::report::CliError;
 
 /// Where the last build is kept in the index.
 const SPACE: &str = "why";
 const LAST: &str = "last";
 
+/// Longer values are cut.
+const MAX_VALUE: usize = 200;
+
 /// A step with more differing parts than this has simply changed.
 const MAX_DIFFERENCES: usize = 20;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Step {
+pub(super) struct Step {
     name: String,
     origin: StepOrigin,
+    /// When the result was made that was found, RFC 3339.
+    #[serde(default)]
+    created: Option<String>,
     /// Sentences.
     differences: Vec<String>,
 }
@@ -41,9 +51,17 @@ enum StepOrigin {
     SameDefinition,
     /// The same step was applied to the same content before.
     SameContent,
-    /// Nothing of this name was ever built in this place.
+    /// Another step of the build is the same.
+    SameStep,
+    /// Nothing like it was ever built in this place.
     New,
-    /// It was executed.
+    /// The cache was not to be asked.
+    NoCache,
+    /// Nothing in its key changed, but its result is gone.
+    Gone,
+    /// Nothing in its key changed, but something it stands on was made anew without the cache.
+    Anew,
+    /// It was executed, because its key changed.
     Executed,
 }
 
@@ -53,44 +71,94 @@ pub(super) fn scope(context: &Path, file: &str, target: Option<&str>) -> String 
     format!("{}\n{file}\n{}", context.display(), target.unwrap_or_default())
 }
 
-/// Writes down a build.
+/// Writes down a build, and says what is known of its steps.
 pub(super) fn record(
     store: &Store,
     scope: &str,
     definition: &Definition,
     solution: &Solution,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Step>, StoreError> {
     let index = store.index();
     let mut steps = Vec::new();
     let mut keys: Vec<(String, CacheKey)> = Vec::new();
     for (id, report) in definition.ids().zip(&solution.vertices) {
         let vertex = definition.vertex(id);
         let (Some(origin), Some(key)) = (report.origin, report.key) else { continue };
-        if matches!(vertex.op, Op::Source(_)) {
-            continue;
-        }
         let name = vertex.meta.name.clone();
-        let (origin, differences) = match origin {
-            Origin::Fast | Origin::Shared => (StepOrigin::SameDefinition, Vec::new()),
-            Origin::Slow => (StepOrigin::SameContent, Vec::new()),
-            Origin::Executed => match index.latest_for_name(scope, &name)? {
-                None => (StepOrigin::New, Vec::new()),
-                Some(previous) => {
-                    let differences = why::explain(&previous, &solution.ingredients(id));
-                    let input_name = |input: usize| {
-                        let input = vertex.inputs.get(input)?;
-                        Some(definition.vertex(input.edge.vertex).meta.name.clone())
-                    };
-                    (StepOrigin::Executed, sentences(&differences, input_name))
-                }
-            },
+        let previous = previous(index, scope, &name)?;
+        let differences = match &previous {
+            Some(previous) if previous.key != key => {
+                let differences = why::explain(previous, &solution.ingredients(id));
+                let input_name = |input: usize| {
+                    let input = vertex.inputs.get(input)?;
+                    Some(definition.vertex(input.edge.vertex).meta.name.clone())
+                };
+                sentences(&differences, input_name)
+            }
+            _ => Vec::new(),
         };
-        keys.push((name.clone(), key));
-        steps.push(Step { name, origin, differences });
+        let origin = match origin {
+            Origin::Fast => StepOrigin::SameDefinition,
+            Origin::Shared => StepOrigin::SameStep,
+            Origin::Slow => StepOrigin::SameContent,
+            Origin::Executed if vertex.meta.no_cache => StepOrigin::NoCache,
+            Origin::Executed if !differences.is_empty() => StepOrigin::Executed,
+            Origin::Executed if previous.is_none() => StepOrigin::New,
+            Origin::Executed if stands_on_uncached(definition, id) => StepOrigin::Anew,
+            Origin::Executed => StepOrigin::Gone,
+        };
+        keys.extend(aliases(&name).into_iter().map(|alias| (alias, key)));
+        let created = report.created.clone();
+        steps.push(Step { name, origin, created, differences });
     }
     index.set_latest(scope, &keys)?;
     let text = serde_json::to_vec(&steps).unwrap_or_default();
-    index.put_value(SPACE, LAST, &text)
+    index.put_value(SPACE, LAST, &text)?;
+    Ok(steps)
+}
+
+/// What the step was in the build before.
+fn previous(index: &Index, scope: &str, name: &str) -> Result<Option<Record>, StoreError> {
+    for alias in aliases(name) {
+        if let Some(record) = index.latest_for_name(scope, &alias)? {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}
+
+/// What a step is found by in the next build, best first. For `[builder 2/4] RUN make`: the whole
+/// name, `builder RUN make`, `builder 2`.
+fn aliases(name: &str) -> Vec<String> {
+    let mut aliases = vec![name.to_owned()];
+    let parts = name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    if let Some((place, instruction)) = parts {
+        let (stage, number) = place.rsplit_once(' ').unwrap_or(("", place));
+        if let Some((number, _)) = number.split_once('/') {
+            // A blank in front: no step is called so.
+            aliases.push(format!(" {stage} {}", instruction.trim()));
+            aliases.push(format!(" {stage} {number}"));
+        }
+    }
+    aliases
+}
+
+/// Whether the cache was not to be asked for something that the vertex needs.
+fn stands_on_uncached(definition: &Definition, id: VertexId) -> bool {
+    let mut seen = BTreeSet::from([id]);
+    let mut pending = vec![id];
+    while let Some(id) = pending.pop() {
+        for input in &definition.vertex(id).inputs {
+            let producer = input.edge.vertex;
+            if definition.vertex(producer).meta.no_cache {
+                return true;
+            }
+            if seen.insert(producer) {
+                pending.push(producer);
+            }
+        }
+    }
+    false
 }
 
 pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, CliError> {
@@ -110,7 +178,7 @@ pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, Cli
         };
         if wanted {
             shown += 1;
-            print_step(step);
+            lines(step).iter().for_each(say);
         }
     }
     match (shown, &args.step) {
@@ -121,24 +189,43 @@ pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, Cli
     }
 }
 
-fn print_step(step: &Step) {
-    let verdict = match step.origin {
-        StepOrigin::SameDefinition => "cached: the same step was built before",
-        StepOrigin::SameContent => "cached: its inputs have the same content as before",
-        StepOrigin::New => "executed: this step is new",
-        StepOrigin::Executed if step.differences.is_empty() => {
-            "executed: nothing in its key changed (the cache was not asked, or its result is gone)"
-        }
-        StepOrigin::Executed => "executed, because these differ from the build before:",
+/// What is known of a step, a line each.
+pub(super) fn lines(step: &Step) -> Vec<String> {
+    let made = match &step.created {
+        Some(created) => format!(" ({})", ago(Some(created))),
+        None => String::new(),
     };
-    say(format!("{}\n  {verdict}", step.name));
-    for difference in step.differences.iter().take(MAX_DIFFERENCES) {
-        say(format!("    {difference}"));
+    let verdict = match step.origin {
+        StepOrigin::SameDefinition => format!("cached: the same step was built before{made}"),
+        StepOrigin::SameContent => {
+            format!("cached: its inputs have the same content as before{made}")
+        }
+        StepOrigin::SameStep => "cached: another step of this build is the same".to_owned(),
+        StepOrigin::New => "executed: this step is new".to_owned(),
+        StepOrigin::NoCache => "executed: the cache was not to be asked (--no-cache)".to_owned(),
+        StepOrigin::Gone => {
+            "executed: nothing in its key changed, but its result is gone (pruned?)".to_owned()
+        }
+        StepOrigin::Anew => {
+            "executed: a step before it was made anew without the cache, with another result"
+                .to_owned()
+        }
+        StepOrigin::Executed => "executed, because these differ from the build before:".to_owned(),
+    };
+    let mut lines = vec![sanitize(&step.name, false), format!("  {verdict}")];
+    let is_hit = matches!(
+        step.origin,
+        StepOrigin::SameDefinition | StepOrigin::SameContent | StepOrigin::SameStep
+    );
+    if is_hit && !step.differences.is_empty() {
+        lines.push("  though these differ from the build before:".to_owned());
     }
-    if let Some(more) = step.differences.len().checked_sub(MAX_DIFFERENCES).filter(|more| *more > 0)
-    {
-        say(format!("    and {more} more"));
+    let shown = step.differences.iter().take(MAX_DIFFERENCES);
+    lines.extend(shown.map(|difference| format!("    {}", sanitize(difference, false))));
+    if let Some(more @ 1..) = step.differences.len().checked_sub(MAX_DIFFERENCES) {
+        lines.push(format!("    and {more} more"));
     }
+    lines
 }
 
 /// What differs, in words. A key names parts as `env.PATH`, `input.0`, `input.1.file:/a.c`.
@@ -164,10 +251,30 @@ fn sentences(
             sentences.push(format!("`{name}` has another result"));
             continue;
         }
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".into());
+        if part == "layers" {
+            sentences.push(layers_sentence(before.as_deref(), after.as_deref()));
+            continue;
+        }
+        let secret = part.strip_prefix("env.").is_some_and(parser::names_a_secret);
+        let value = |value: &Option<String>| match value {
+            None => "(none)".to_owned(),
+            Some(_) if secret => "***".to_owned(),
+            Some(value) => console::truncate_str(value, MAX_VALUE, "…").into_owned(),
+        };
         sentences.push(format!("{part}: {} -> {}", value(before), value(after)));
     }
     sentences
+}
+
+/// `the image has other layers: 3 (…, sha256:1a2b3c) -> 4 (…, sha256:4d5e6f)`
+fn layers_sentence(before: Option<&str>, after: Option<&str>) -> String {
+    let told = |layers: Option<&str>| {
+        let layers: Vec<String> =
+            layers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let last = layers.last().map_or("", |digest| digest.get(..19).unwrap_or(digest));
+        format!("{} (last {last})", layers.len())
+    };
+    format!("the image has other layers: {} -> {}", told(before), told(after))
 }
 
 /// `file /a.c: size 6 -> 11, content c2df69 -> 69b059`
@@ -194,6 +301,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_step_is_found_by_less_and_less() {
+        assert_eq!(
+            aliases("[builder 2/4] RUN make"),
+            ["[builder 2/4] RUN make", " builder RUN make", " builder 2"]
+        );
+        assert_eq!(aliases("[2/4] RUN make"), ["[2/4] RUN make", "  RUN make", "  2"]);
+        assert_eq!(aliases("[internal] x"), ["[internal] x"]);
+    }
+
+    #[test]
     fn differences_are_told_in_words() {
         let difference = |part: &str, before: Option<&str>, after: Option<&str>| Difference {
             part: part.into(),
@@ -202,6 +319,7 @@ mod tests {
         };
         let differences = [
             difference("env.A", Some("1"), Some("2")),
+            difference("env.NPM_TOKEN", Some("1"), Some("2")),
             difference("input.0", Some("x"), Some("y")),
             difference("input.1", Some("x"), Some("y")),
             difference("input.1.file:/a", Some("mode=100644 size=6"), Some("mode=100644 size=7")),
@@ -211,6 +329,7 @@ mod tests {
             sentences(&differences, |input| (input == 0).then(|| "[1/2] RUN x".into())),
             [
                 "env.A: 1 -> 2",
+                "env.NPM_TOKEN: *** -> ***",
                 "`[1/2] RUN x` has another result",
                 "file /a: size 6 -> 7",
                 "file /b is new"

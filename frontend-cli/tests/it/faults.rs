@@ -214,6 +214,40 @@ fn what_is_reported_free_becomes_free_and_images_stay() {
 }
 
 #[test]
+fn a_cap_holds_after_every_build_and_spares_what_was_just_made() {
+    let (mut sealed, _) = place();
+    let dockerfile =
+        "FROM busybox\nARG N\nRUN dd if=/dev/urandom of=/big bs=1M count=4 && echo $N\n";
+    sealed.write("big/Dockerfile", dockerfile);
+    let context = sealed.path().join("big").display().to_string();
+    sealed.set("STRAKE_MAX_USED_SPACE", "10m");
+    let used = |sealed: &Sealed| -> u64 {
+        let listed = sealed.strake(["du", "--format", "json", "--filter", "private"]);
+        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        listed.success().lines().map(|line| entry(line)["Size"].as_u64().unwrap()).sum()
+    };
+    // Without a name the results are cache as soon as they are made.
+    let words = |number: u32| {
+        let argument = format!("N={number}");
+        ["build", "-o", "type=tar,dest=/dev/null", "--build-arg", &argument, &context]
+            .map(str::to_owned)
+    };
+    for number in 1..=4 {
+        sealed.strake(words(number)).success();
+        assert!(used(&sealed) <= 10 << 20, "after build {number}: {}", used(&sealed));
+        let again = sealed.strake(words(number));
+        again.success();
+        assert!(again.stderr.contains("CACHED"), "the newest went: {again}");
+    }
+    // The oldest went, and the cap is no larger than it has to be.
+    assert!(used(&sealed) > 8 << 20, "{}", used(&sealed));
+    let first = sealed.strake(words(1));
+    assert!(first.stderr.contains("entries removed"), "{first}");
+    sealed.set("STRAKE_MAX_USED_SPACE", "200%");
+    sealed.strake(words(1)).failure(1);
+}
+
+#[test]
 fn damage_is_found_and_healed() {
     let (sealed, context) = place();
     check(&sealed, &context, 1, "before");

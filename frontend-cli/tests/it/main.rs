@@ -12,6 +12,7 @@ mod claims;
 mod contexts;
 mod devices;
 mod examples;
+mod explain;
 mod faults;
 mod foreign;
 mod fuzz;

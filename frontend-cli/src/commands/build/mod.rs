@@ -21,20 +21,23 @@ mod ssh;
 pub(crate) mod travel;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use cache::bundle::Imported;
+use cache::gc::prune;
 use cache::oci::Platform;
 use executor::{ExecutorError, LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
 use solver::{EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
 
+use super::du::gc_error;
 use super::engine::{Engine, Needs, registries, store_error};
-use super::{say, why};
-use crate::args::BuildArgs;
+use super::{human_size, say, why};
+use crate::args::{BuildArgs, ProgressMode};
 use crate::dockerfile::{
     LowerError, Lowered, NamedContext, Plan, RequestedImage, Settings, lower, stage_names,
 };
@@ -68,13 +71,27 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     let (recording, logs) = record::begin(&engine, &options, &source)?;
     let (progress, view) = progress::start_recording(options.progress, logs);
     let result = engine.block_on(build_image(&engine, &options, &source, &named, &progress));
+    if options.cap.is_cap() {
+        hold_to_cap(&engine, &options, &progress);
+    }
     drop(progress);
     let shown = view.finish();
     findings::list(&shown.state.warnings, options.progress);
     if let Some(recording) = recording {
         record::finish(recording, &shown, &options, result.as_ref().err());
     }
-    let built = result?;
+    let (built, steps) = result?;
+    let is_for_people = !matches!(
+        options.progress,
+        ProgressMode::Rawjson | ProgressMode::Quiet | ProgressMode::None
+    );
+    if options.explain && is_for_people {
+        let mut out = std::io::stderr().lock();
+        for line in steps.iter().flat_map(why::lines) {
+            // A closed stderr must not fail the build.
+            let _ = writeln!(out, "{line}");
+        }
+    }
     if options.quiet
         && let Some(id) = built.iter().find_map(Built::id)
     {
@@ -83,13 +100,31 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prunes what is too much by the user's own limits. The build's result does not depend on it.
+fn hold_to_cap(engine: &Engine, options: &BuildOptions, progress: &Progress) {
+    let pruned = options
+        .cap
+        .options(&engine.store)
+        .and_then(|options| prune(&engine.store, &options).map_err(gc_error));
+    match pruned {
+        Ok(pruned) if pruned.removed.is_empty() => {}
+        Ok(pruned) => {
+            let step = progress.begin("[internal] hold the build cache to its limits");
+            let size = human_size(pruned.freed);
+            progress.log(step, &format!("{} entries removed, {size} freed", pruned.removed.len()));
+            progress.finish(step, Outcome::Done);
+        }
+        Err(error) => progress.warn(format!("the build cache was not pruned: {}", error.text())),
+    }
+}
+
 async fn build_image(
     engine: &Engine,
     options: &BuildOptions,
     source: &BuildSource,
     named: &NamedContexts,
     progress: &Progress,
-) -> Result<Vec<Built>, CliError> {
+) -> Result<(Vec<Built>, Vec<why::Step>), CliError> {
     let reporter = FailureReporter::new(source).running_as(&engine.identity()?);
     let parsed = parse(source, options, &reporter, progress)?;
 
@@ -166,7 +201,12 @@ async fn build_image(
     }
 
     let scope = why::scope(&source.origin, &source.file, options.target.as_deref());
-    why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
+    let steps = why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
+    if options.explain && options.progress == ProgressMode::Rawjson {
+        let step = progress.begin("[internal] explain the cache");
+        steps.iter().flat_map(why::lines).for_each(|line| progress.log(step, &line));
+        progress.finish(step, Outcome::Done);
+    }
     let caches = CacheExporter {
         engine,
         offline: options.offline,
@@ -193,7 +233,7 @@ async fn build_image(
     if solution.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
         engine.sync_later();
     }
-    Ok(built)
+    Ok((built, steps))
 }
 
 fn parse(

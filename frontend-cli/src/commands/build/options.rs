@@ -11,6 +11,7 @@ use super::cache_spec::{self, CacheFrom, CacheTo};
 use super::output::Output;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::limits::limits;
+use crate::commands::space::CacheLimits;
 use crate::dockerfile::NamedContext;
 use crate::report::CliError;
 
@@ -45,6 +46,10 @@ pub(super) struct BuildOptions {
     pub(super) max_parallelism: Option<std::num::NonZeroUsize>,
     pub(super) cache_from: Vec<CacheFrom>,
     pub(super) cache_to: Vec<CacheTo>,
+    /// Whether to say why steps were cached or executed.
+    pub(super) explain: bool,
+    /// What the build cache is held to after the build.
+    pub(super) cap: CacheLimits,
 }
 
 /// A `--build-context` before anything is looked up.
@@ -59,6 +64,11 @@ impl BuildOptions {
     pub(super) fn new(args: BuildArgs) -> Result<Self, CliError> {
         let outputs = outputs(&args)?;
         let (allow, devices) = entitlements(&args.allow, args.cdi_spec_dirs.clone())?;
+        let cap = CacheLimits::parse(
+            args.reserved_space.as_deref(),
+            args.max_used_space.as_deref(),
+            args.min_free_space.as_deref(),
+        )?;
         let max_parallelism = args
             .max_parallelism
             .map(|count| {
@@ -104,6 +114,8 @@ impl BuildOptions {
             max_parallelism,
             cache_from: cache_spec::cache_from(&args.cache_from)?,
             cache_to: cache_spec::cache_to(&args.cache_to)?,
+            explain: args.explain,
+            cap,
         })
     }
 }
