@@ -25,13 +25,14 @@ mod committed;
 mod id;
 mod info;
 mod overlay;
+mod targets;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::StoreError;
 use crate::oci::ChainId;
@@ -53,6 +54,7 @@ pub struct Snapshots {
 
 #[derive(Debug)]
 struct Inner {
+    root: PathBuf,
     dir: PathBuf,
     chains: PathBuf,
     process: Arc<Process>,
@@ -60,6 +62,8 @@ struct Inner {
     trash: Trash,
     /// What was read once; whether it is still there is asked every time.
     known: Mutex<HashMap<SnapshotId, Snapshot>>,
+    /// See [`targets`]; `None` if it cannot be made.
+    targets: OnceLock<Option<PathBuf>>,
 }
 
 impl Snapshots {
@@ -71,8 +75,9 @@ impl Snapshots {
     ) -> Snapshots {
         let dir = root.join("snapshots-v1");
         let chains = root.join("chains-v1");
-        let known = Mutex::default();
-        Snapshots { inner: Arc::new(Inner { dir, chains, process, unsynced, trash, known }) }
+        let (root, known, targets) = (root.to_owned(), Mutex::default(), OnceLock::new());
+        let inner = Inner { root, dir, chains, process, unsynced, trash, known, targets };
+        Snapshots { inner: Arc::new(inner) }
     }
 
     /// Starts a tree of changes over `parent`, or over nothing.
@@ -285,6 +290,17 @@ impl Snapshots {
         let info = info::read::<Info>(&dir.join(INFO))?;
         Ok(info
             .filter(|info| info.boot == self.inner.unsynced.boot() || dir.join(DURABLE).exists()))
+    }
+
+    /// The layer below every container's root.
+    fn targets(&self) -> Option<&Path> {
+        let Inner { root, process, targets, .. } = &*self.inner;
+        let targets = targets.get_or_init(|| {
+            targets::layer(root, process)
+                .inspect_err(|error| tracing::warn!("containers start more slowly: {error}"))
+                .ok()
+        });
+        targets.as_deref()
     }
 
     fn link_chain(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {

@@ -148,7 +148,7 @@ impl Executor {
         network_files.append(&mut files);
         Ok(ContainerRequest {
             spec,
-            rootfs: rootfs.mounts(),
+            rootfs: rootfs.container_mounts(),
             network: process.network,
             files: network_files,
         })

@@ -112,11 +112,22 @@ impl ActiveSnapshot {
 
     /// How to mount it, writable: an overlay or, over nothing, a bind of [`ActiveSnapshot::upper`].
     pub fn mounts(&self) -> Vec<Mount> {
+        self.mounts_over(None)
+    }
+
+    /// As [`ActiveSnapshot::mounts`], for the root of a container: over a layer in which there are
+    /// empty `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, so that files can be mounted
+    /// there whatever is in the image.
+    pub fn container_mounts(&self) -> Vec<Mount> {
+        self.mounts_over(self.snapshots.targets())
+    }
+
+    fn mounts_over(&self, lowest: Option<&Path>) -> Vec<Mount> {
         let mount = match &self.parent {
             None => overlay::bind(self.upper(), true),
             Some(parent) => {
-                let lowers = parent.layers().map(SnapshotLayer::upper);
-                overlay::writable(lowers, self.upper(), &self.work())
+                let layers: Vec<&Path> = parent.layers().map(SnapshotLayer::upper).collect();
+                overlay::writable(lowest.into_iter().chain(layers), self.upper(), &self.work())
             }
         };
         vec![mount]

@@ -54,6 +54,8 @@ fn a_step_that_changes_nothing_is_a_layer_too(machine: &Machine) {
     assert_eq!(scene.layer(&second), [] as [&str; 0]);
     let snapshot = scene.store.snapshots().get(&second.snapshot.unwrap()).unwrap().unwrap();
     assert_eq!(snapshot.layers().count(), 3);
+    let touched = fs_err::read_dir(snapshot.upper()).unwrap().count();
+    assert_eq!(touched, 0, "mounting over files in /etc copied it up");
     assert_eq!(snapshot.created(), "2024-01-01T00:00:00Z");
 }
 
