@@ -8,15 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::net::Shutdown;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::helper::Helper;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Parts};
 use crate::error::{RuntimeError, Stage};
-use crate::init::handshake::{self, Failure, Made, Network, Order, Report, Stub};
+use crate::init::handshake::{self, Failure, Made, Network, Order, Report};
 use crate::isolate;
-use crate::network::{Proxy, ProxySockets, Session};
+use crate::network::{Proxy, ProxySockets};
 use crate::pty::Pty;
 use crate::request::{ContainerIo, ContainerRequest, NetworkMode, Stdin};
 
@@ -34,7 +35,8 @@ pub struct Spawner {
 /// The helper, and what was ordered from it and not taken yet, in the order of its answers.
 #[derive(Debug)]
 struct Orders {
-    helper: Helper,
+    /// Not there before the first order, unless it was started ahead.
+    helper: Option<Helper>,
     pending: Vec<Network>,
     /// A container has been started before: more will follow.
     repeated: bool,
@@ -53,8 +55,16 @@ impl Spawner {
     /// Starts the init helper. Call [`crate::isolate`] first, and start the helper while the
     /// working directory and the mounts are what containers shall be made from.
     pub fn start() -> Result<Spawner, RuntimeError> {
-        let orders = Orders { helper: Helper::start()?, pending: Vec::new(), repeated: false };
-        Ok(Spawner { helper: Mutex::new(orders), proxy: OnceLock::new() })
+        let spawner = Spawner::deferred();
+        spawner.orders().helper()?;
+        Ok(spawner)
+    }
+
+    /// As [`Spawner::start`], but the helper starts with the first container or with
+    /// [`Spawner::prepare`]: for a caller that may need none.
+    pub fn deferred() -> Spawner {
+        let orders = Orders { helper: None, pending: Vec::new(), repeated: false };
+        Spawner { helper: Mutex::new(orders), proxy: OnceLock::new() }
     }
 
     /// Lets the helper make the namespaces and the fixed mounts of the next container while the
@@ -69,6 +79,15 @@ impl Spawner {
         {
             // The next spawn meets the same error and reports it.
             tracing::debug!(error = &error as &dyn std::error::Error, "cannot prepare a container");
+        }
+    }
+
+    /// Lets the helper end, once no container lives that shall not be killed, while the caller does
+    /// something else: dropping the spawner waits for that. No container can be started any more.
+    pub fn retire(&self) {
+        if let Some(helper) = &self.orders().helper {
+            // If that fails the helper ends when this is dropped.
+            let _ = rustix::net::shutdown(helper.socket(), Shutdown::Write);
         }
     }
 
@@ -97,7 +116,7 @@ impl Spawner {
             // It waits for its plan: whatever it becomes or starts is limited from the beginning.
             cgroup.add(prepared.pid)?;
         }
-        let session = self.receive_network(&prepared)?;
+        // Not after it has said that it is ready: then it would have to wait for us.
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         match handshake::send(&prepared.socket, &plan, &attachment, &borrowed) {
             Ok(()) => {}
@@ -108,82 +127,69 @@ impl Spawner {
         self.orders().expect_another(network);
         // The container holds its own copies; the ends of pipes must not stay open here.
         drop(descriptors);
-        self.finish(prepared, streams, session, cgroup)
+        self.finish(prepared, streams, cgroup)
     }
 
-    /// Waits for the program to start and puts the container together.
+    /// Waits for the program to start and puts the container together. If that fails, nothing of
+    /// it is left.
     fn finish(
         &self,
         prepared: Prepared,
         streams: Streams,
-        session: Option<Session>,
         cgroup: Option<Cgroup>,
     ) -> Result<Container, RuntimeError> {
-        let mut notes = Vec::new();
-        let mut pty = None;
-        let mut stubs: (Vec<Stub>, Vec<OwnedFd>) = Default::default();
-        let mut starting = false;
-        let outcome = loop {
-            let Some(received) =
-                handshake::receive::<Report>(&prepared.socket).map_err(RuntimeError::Channel)?
-            else {
-                break Ok(starting);
-            };
-            match received.message {
-                Report::Ready { .. } => {}
-                Report::Starting { terminal, stubs: names, notes: received_notes } => {
-                    let mut descriptors = received.descriptors.into_iter();
-                    if terminal {
-                        pty = descriptors.next().map(Pty::new);
-                    }
-                    stubs = (names, descriptors.collect());
-                    notes = received_notes;
-                    starting = true;
-                }
-                Report::Failed(failure) => break Err(failure),
-            }
-        };
-        let Prepared { pid, pidfd, socket: _, exit } = prepared;
-        let container = Container::new(Parts {
+        let Prepared { pid, pidfd, socket, exit } = prepared;
+        let Streams { stdout, stderr } = streams;
+        let mut parts = Parts {
             pid,
             pidfd,
             exit,
-            stdout: streams.stdout,
-            stderr: streams.stderr,
-            pty,
-            notes,
-            stubs: stubs.0,
-            parents: stubs.1,
-            session,
+            stdout,
+            stderr,
+            pty: None,
+            notes: Vec::new(),
+            stubs: Vec::new(),
+            parents: Vec::new(),
+            session: None,
             cgroup,
-        });
-        match outcome {
-            Ok(true) => Ok(container),
-            Ok(false) => Err(RuntimeError::InitLost { expected: "start a container" }),
-            Err(failure) => {
-                // Tidies up the root filesystem.
-                let _ = container.wait();
-                Err(failure.into())
-            }
-        }
+        };
+        let outcome = self.follow(&socket, &mut parts);
+        // Dropped for a failure it is killed, if it lives, and its root file system tidied up.
+        let container = Container::new(parts);
+        outcome.map(|()| container)
     }
 
-    /// Receives what the process says when it is ready, and lets the proxy serve its network.
-    fn receive_network(&self, prepared: &Prepared) -> Result<Option<Session>, RuntimeError> {
-        let received = handshake::receive::<Report>(&prepared.socket)
-            .map_err(RuntimeError::Channel)?
-            .ok_or(RuntimeError::InitLost { expected: "make namespaces" })?;
-        match received.message {
-            Report::Ready { proxied: false } => Ok(None),
-            Report::Ready { proxied: true } => {
-                let sockets =
-                    ProxySockets::try_from(received.descriptors).map_err(RuntimeError::Network)?;
-                Ok(Some(self.proxy()?.serve(sockets)))
+    /// Takes what the process sends until it has become the program.
+    fn follow(&self, socket: &OwnedFd, parts: &mut Parts) -> Result<(), RuntimeError> {
+        let mut missing = Some("make namespaces");
+        while let Some(received) =
+            handshake::receive::<Report>(socket).map_err(RuntimeError::Channel)?
+        {
+            match received.message {
+                Report::Ready { proxied } => {
+                    missing = Some("start a container");
+                    if proxied {
+                        let sockets = ProxySockets::try_from(received.descriptors)
+                            .map_err(RuntimeError::Network)?;
+                        parts.session = Some(self.proxy()?.serve(sockets));
+                    }
+                }
+                Report::Starting { terminal, stubs, notes } => {
+                    let mut descriptors = received.descriptors.into_iter();
+                    if terminal {
+                        parts.pty = descriptors.next().map(Pty::new);
+                    }
+                    parts.stubs = stubs;
+                    parts.parents = descriptors.collect();
+                    parts.notes = notes;
+                    missing = None;
+                }
+                Report::Failed(failure) => return Err(failure.into()),
             }
-            Report::Failed(failure) => Err(failure.into()),
-            Report::Starting { .. } => {
-                Err(RuntimeError::Channel(io::ErrorKind::InvalidData.into()))
-            }
+        }
+        match missing {
+            None => Ok(()),
+            Some(expected) => Err(RuntimeError::InitLost { expected }),
         }
     }
 
@@ -202,8 +208,15 @@ impl Spawner {
 }
 
 impl Orders {
+    fn helper(&mut self) -> Result<&Helper, RuntimeError> {
+        match &mut self.helper {
+            Some(helper) => Ok(helper),
+            none => Ok(none.insert(Helper::start()?)),
+        }
+    }
+
     fn order(&mut self, network: Network) -> Result<(), RuntimeError> {
-        handshake::send(self.helper.socket(), &Order::Prepare { network }, &[], &[])
+        handshake::send(self.helper()?.socket(), &Order::Prepare { network }, &[], &[])
             .map_err(RuntimeError::Channel)?;
         self.pending.push(network);
         Ok(())
@@ -225,7 +238,7 @@ impl Orders {
             self.order(network)?;
         }
         loop {
-            let made = handshake::receive::<Made>(self.helper.socket())
+            let made = handshake::receive::<Made>(self.helper()?.socket())
                 .map_err(RuntimeError::Channel)?
                 .ok_or(RuntimeError::InitLost { expected: "clone a process" })?;
             let wanted = self.pending.remove(0) == network;

@@ -12,6 +12,8 @@ cases! {
         containers_die_with_a_killed_engine,
         a_hundred_containers_leave_no_descriptor_and_no_process,
         dropping_the_spawner_ends_its_helper,
+        a_deferred_helper_starts_with_the_first_order,
+        a_retired_helper_ends_while_its_spawner_lives,
         a_lost_helper_is_an_error_and_no_hang,
         network_none_has_loopback_only,
         the_host_network_is_the_engines,
@@ -110,6 +112,30 @@ fn dropping_the_spawner_ends_its_helper(_: Role) {
     drop(spawner);
     assert_eq!((descriptors(), children()), before);
     drop(sandbox);
+}
+
+fn a_deferred_helper_starts_with_the_first_order(_: Role) {
+    let before = children();
+    let spawner = Spawner::deferred();
+    assert_eq!(children(), before);
+    spawner.prepare(NetworkMode::None);
+    assert_eq!(children().len(), before.len() + 1);
+    drop(spawner);
+    assert_eq!(children(), before);
+}
+
+fn a_retired_helper_ends_while_its_spawner_lives(_: Role) {
+    let sandbox = Sandbox::new();
+    let before = children();
+    let spawner = Spawner::start().unwrap();
+    let helper = children().into_iter().find(|child| !before.contains(child)).unwrap();
+    spawner.retire();
+    let process = std::path::PathBuf::from(format!("/proc/{helper}"));
+    assert!(eventually(|| is_zombie(&process)), "{helper} lives on");
+    let io = runtime::ContainerIo::Inherit { stdin: runtime::Stdin::Null };
+    spawner.spawn(&sandbox.request(&["true"]), io).unwrap_err();
+    drop(spawner);
+    assert_eq!(children(), before);
 }
 
 fn a_lost_helper_is_an_error_and_no_hang(_: Role) {
