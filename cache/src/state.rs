@@ -18,6 +18,7 @@
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
 //! ├── claims-v1/<key>             keys that some process is at work on; made when first needed
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
+//! ├── targets-v1/etc/{hosts,…}    empty files, below the root of every container
 //! ├── trash/<random>              being deleted
 //! └── cache-mounts/  volumes/  containers/  context-v1/  history-v1/     what others keep here
 //! ```
@@ -236,6 +237,12 @@ impl Store {
 
     pub(crate) fn trash_can(&self) -> &Trash {
         &self.inner.trash
+    }
+
+    /// Starts deleting what earlier processes trashed and had no time for. Whoever opens a store
+    /// does this once, when there is a processor to spare.
+    pub fn empty_trash_in_background(&self) {
+        self.inner.trash.start();
     }
 
     /// Waits until what was trashed is deleted, but not longer than `patience`. The rest is

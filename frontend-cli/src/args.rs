@@ -6,9 +6,10 @@
 
 mod limits;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use limits::LimitArgs;
 
@@ -16,13 +17,49 @@ pub(crate) use limits::LimitArgs;
 #[derive(Debug, Parser)]
 #[command(name = "strake", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
     /// Where images, layers and the build cache live [default: /var/lib/strake as root, else
     /// $XDG_DATA_HOME/strake]
     #[arg(long, global = true, env = "STRAKE_ROOT", value_name = "DIR", hide_env_values = true)]
     pub(crate) root: Option<PathBuf>,
+}
 
-    #[command(subcommand)]
-    pub(crate) command: Command,
+impl Cli {
+    /// Reads the command line `words`, whose first one is the program.
+    pub(crate) fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
+        match Cli::read_frequent(words) {
+            Some(cli) => Ok(cli),
+            None => Cli::try_parse_from(words),
+        }
+    }
+
+    /// Reads `strake run …` and `strake build …` with the description of that one command: making
+    /// that of all commands takes a third of the instructions that a start consists of. `None` for
+    /// every other command line, and for one with a mistake or a wish for help, where clap has to
+    /// know all.
+    fn read_frequent(words: &[OsString]) -> Option<Cli> {
+        let command = match words.get(1)?.to_str()? {
+            "run" => RunArgs::augment_args(clap::Command::new("run")),
+            "build" => BuildArgs::augment_args(clap::Command::new("build")),
+            _ => return None,
+        };
+        let program = GlobalArgs::augment_args(clap::Command::new("strake")).subcommand(command);
+        let found = program.try_get_matches_from(words).ok()?;
+        let (name, arguments) = found.subcommand()?;
+        let command = match name {
+            "run" => Command::Run(Box::new(RunArgs::from_arg_matches(arguments).ok()?)),
+            _ => Command::Build(Box::new(BuildArgs::from_arg_matches(arguments).ok()?)),
+        };
+        Some(Cli { global: GlobalArgs::from_arg_matches(&found).ok()?, command })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -750,4 +787,34 @@ pub(crate) struct FsckArgs {
 pub(crate) struct CompletionArgs {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequent_commands_are_read_as_by_the_whole_description() {
+        for line in [
+            "strake run --rm busybox true",
+            "strake run --root /r -it --env A=1 -h host --pull never image sh -c --rm",
+            "strake run --help",
+            "strake run",
+            "strake run --rmm image",
+            "strake build .",
+            "strake build --root=/r -t a -t b --build-arg X=1 --progress plain -f - context",
+            "strake build --no-such-flag",
+            "strake build -h",
+            "strake --root /r run image",
+            "strake images",
+            "strake",
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let whole = format!("{:?}", Cli::try_parse_from(&words));
+            assert_eq!(format!("{:?}", Cli::read(&words)), whole, "{line}");
+            let one = Cli::read_frequent(&words);
+            let is_frequent = line.starts_with("strake run ") || line.starts_with("strake build ");
+            assert_eq!(one.is_some(), is_frequent && whole.starts_with("Ok"), "{line}");
+        }
+    }
 }

@@ -13,15 +13,14 @@ mod report;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::args::Cli;
 
 fn main() -> ExitCode {
     // The processes that become containers are this same binary, started under another name.
     runtime::init::run_if_requested();
 
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::read(&words) {
         Ok(cli) => cli,
         Err(error) => return commands::usage_error(&error),
     };

@@ -21,20 +21,21 @@ pub(crate) struct Trash {
     queue: Arc<Queue>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct QueueState {
     waiting: Vec<PathBuf>,
     running: bool,
 }
 
 impl Trash {
-    /// Starts deleting what earlier processes left. `ingest` has a directory for each that lives.
+    /// Finds what earlier processes left; [`Trash::start`] deletes it. `ingest` has a directory for
+    /// each that lives.
     pub(crate) fn open(dir: PathBuf, ingest: &Path) -> Result<Trash, StoreError> {
         make_dir(&dir, 0o755)?;
         let mut left = Vec::new();
@@ -45,9 +46,14 @@ impl Trash {
                 left.push(path);
             }
         }
-        let trash = Trash { dir: Arc::new(dir), queue: Arc::default() };
-        trash.delete(left);
-        Ok(trash)
+        let state = Mutex::new(QueueState { waiting: left, running: false });
+        let queue = Queue { state, changed: Condvar::new() };
+        Ok(Trash { dir: Arc::new(dir), queue: Arc::new(queue) })
+    }
+
+    /// Starts deleting, if there is anything to delete.
+    pub(crate) fn start(&self) {
+        self.delete(Vec::new());
     }
 
     /// Takes `path` away; one that is not there is fine.
@@ -74,6 +80,7 @@ impl Trash {
 
     /// Waits until everything is deleted, or `patience` is over.
     pub(crate) fn wait(&self, patience: Duration) {
+        self.start();
         let deadline = Instant::now() + patience;
         let mut state = self.queue.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.running {

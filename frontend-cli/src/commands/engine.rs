@@ -59,17 +59,21 @@ impl Engine {
             ),
         };
         let spawner = match needs {
-            Needs::Containers { first } => {
+            // A build may find everything in its cache and need no container.
+            Needs::Containers { first: None } => Some(Arc::new(Spawner::deferred())),
+            Needs::Containers { first: Some(network) } => {
                 let spawner = Spawner::start()
                     .map_err(|error| CliError::caused("cannot start containers", &error))?;
-                if let Some(network) = first {
-                    spawner.prepare(network);
-                }
+                spawner.prepare(network);
                 Some(Arc::new(spawner))
             }
             _ => None,
         };
         let store = Store::open(&root).map_err(store_error)?;
+        // While a first container is being made, there is no processor to spare.
+        if !matches!(needs, Needs::Containers { first: Some(_) }) {
+            store.empty_trash_in_background();
+        }
         Ok(Engine { store, identity, spawner })
     }
 

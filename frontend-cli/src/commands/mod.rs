@@ -27,12 +27,14 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use crate::args::{BuilderCommand, CacheCommand, Cli, Command, ImageCommand, SystemCommand};
+use crate::args::{
+    BuilderCommand, CacheCommand, Cli, Command, GlobalArgs, ImageCommand, SystemCommand,
+};
 use crate::report::CliError;
 
 /// Carries out a command.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
-    let root = cli.root;
+    let root = cli.global.root;
     match cli.command {
         Command::Build(args) => build::build(root, *args),
         Command::Run(args) => run::run(root, *args),
@@ -83,7 +85,7 @@ fn image(root: Option<PathBuf>, command: ImageCommand) -> Result<ExitCode, CliEr
         ImageCommand::Build(args) => Command::Build(args),
         ImageCommand::Prune(args) => return prune::images(root, &args),
     };
-    execute(Cli { root, command })
+    execute(Cli { global: GlobalArgs { root }, command })
 }
 
 /// Prints a usage error, or the help that was asked for.

@@ -145,6 +145,8 @@ async fn start_and_wait(
         &mut volumes,
     )
     .await;
+    // Its end takes as long as what is left to do here.
+    engine.spawner()?.retire();
     let settled = settle(&containers, &mut container, rootfs, args.rm, &result);
     for volume in volumes.iter().filter(|volume| args.rm && volume.is_anonymous) {
         engine.store.trash(&volume.source).map_err(store_error)?;
@@ -191,6 +193,8 @@ async fn run_process(
     // Before the process exists, so that no signal in between is lost.
     let signals = Signals::new()?;
     let mut running = executor.start(&process, rootfs, mounts, io).await.map_err(executor_error)?;
+    // There is nothing to do until it ends.
+    engine.store.empty_trash_in_background();
     let attached =
         running.take_pty().map(|pty| terminal::attach(pty, args.interactive)).transpose();
     let attached = attached.map_err(|error| CliError::caused("cannot use the terminal", &error))?;
