@@ -164,7 +164,11 @@ impl Packer<'_> {
         };
         let is_same = match (&found.below, lower.topmost()) {
             (Some(below), Some(dir)) => {
-                tree::read_metadata(&below.stat, Some(dir)).map_err(read)? == metadata
+                // The time of a directory alone is no change (BuildKit's rule): whatever is made
+                // in `/tmp` and taken away again leaves no trace.
+                let Metadata { mtime, mtime_nanoseconds, .. } = metadata;
+                let below = tree::read_metadata(&below.stat, Some(dir)).map_err(read)?;
+                Metadata { mtime, mtime_nanoseconds, ..below } == metadata
             }
             _ => false,
         };

@@ -165,8 +165,9 @@ impl Snapshot {
         Ok(known)
     }
 
-    /// The content of all its layers, modification times aside. Layers without changes do not
-    /// count. Costs what [`Snapshot::layer`] costs for every layer that has no digests yet.
+    /// The content of all its layers, modification times aside. Layers without changes count: what
+    /// is made on top of them has as many layers as its history says. Costs what
+    /// [`Snapshot::layer`] costs for every layer that has no digests yet.
     pub fn chain_content(&self) -> Result<Fingerprint, StoreError> {
         let layers = self.bottom_up().map(|snapshot| Ok(snapshot.layer()?.content));
         let layers = layers.collect::<Result<Vec<_>, StoreError>>()?;
@@ -227,10 +228,10 @@ impl Snapshot {
     }
 }
 
-/// The content of a stack of layers, of which those without changes do not count.
+/// The content of a stack of layers, those without changes too.
 pub(crate) fn chain_content(layers: impl Iterator<Item = Fingerprint>) -> Fingerprint {
-    let mut content = FingerprintBuilder::new("strake chain content v1");
-    for layer in layers.filter(|layer| *layer != layer::empty_content()) {
+    let mut content = FingerprintBuilder::new("strake chain content v2");
+    for layer in layers {
         content.add("layer", layer.as_bytes());
     }
     content.finish()
