@@ -420,8 +420,8 @@ pub struct Onbuild {
     /// The trigger as it is stored in the image: the text behind `ONBUILD`, heredoc bodies and
     /// their delimiters behind it.
     pub trigger: String,
-    /// The same, parsed.
-    pub instruction: Box<Instruction>,
+    /// The same, parsed; absent where it cannot be, which is an error only once it fires.
+    pub instruction: Option<Box<Instruction>>,
 }
 
 /// `SHELL`

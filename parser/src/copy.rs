@@ -5,8 +5,7 @@ use crate::diagnostic::Diagnostic;
 use crate::flags::Takes;
 use crate::head::{Head, Joined};
 use crate::heredoc;
-use crate::instruction::{PlacedHeredoc, expands, is_literal};
-use crate::mode::ModeChange;
+use crate::instruction::{PlacedHeredoc, expands};
 use crate::span::Spanned;
 
 const COPY_FLAGS: &[(&str, Takes)] = &[
@@ -35,7 +34,7 @@ pub(crate) fn parse_copy(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result
     Ok(Copy {
         from: flags.text("from").map(|from| check_from(from, joined)).transpose()?,
         chown: flags.text("chown"),
-        chmod: flags.text("chmod").map(|chmod| check_chmod(chmod, joined)).transpose()?,
+        chmod: flags.text("chmod"),
         link: flags.boolean("link").unwrap_or(false),
         parents: flags.boolean("parents").unwrap_or(false),
         excludes: flags.texts("exclude"),
@@ -46,17 +45,13 @@ pub(crate) fn parse_copy(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result
 
 pub(crate) fn parse_add(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Add, Diagnostic> {
     let (sources, destination) = sources(&head, heredocs, "ADD")?;
-    let joined = head.joined;
     let mut flags = head.flags(ADD_FLAGS)?;
     Ok(Add {
         chown: flags.text("chown"),
-        chmod: flags.text("chmod").map(|chmod| check_chmod(chmod, joined)).transpose()?,
+        chmod: flags.text("chmod"),
         link: flags.boolean("link").unwrap_or(false),
         excludes: flags.texts("exclude"),
-        checksum: flags
-            .text("checksum")
-            .map(|checksum| check_checksum(checksum, &sources))
-            .transpose()?,
+        checksum: flags.text("checksum"),
         keep_git_dir: flags.boolean("keep-git-dir"),
         unpack: flags.boolean("unpack"),
         sources,
@@ -123,22 +118,4 @@ fn check_from(from: Spanned<String>, joined: Joined<'_>) -> Result<Spanned<Strin
         return Err(Diagnostic::error(message, from.span));
     }
     Ok(from)
-}
-
-fn check_chmod(chmod: Spanned<String>, joined: Joined<'_>) -> Result<Spanned<String>, Diagnostic> {
-    if is_literal(&chmod.value, joined.escape) {
-        ModeChange::parse(&chmod.value).map_err(|error| error.at(chmod.span))?;
-    }
-    Ok(chmod)
-}
-
-fn check_checksum(
-    checksum: Spanned<String>,
-    sources: &[Source],
-) -> Result<Spanned<String>, Diagnostic> {
-    if sources.len() != 1 {
-        let message = "checksum can't be specified for multiple sources";
-        return Err(Diagnostic::error(message, checksum.span));
-    }
-    Ok(checksum)
 }

@@ -231,9 +231,11 @@ fn read<'a>(
         logical.lines.last = last;
     }
     let mut node = node?;
-    if let Node::Part(InstructionKind::Onbuild(onbuild)) = &mut node {
-        onbuild.instruction.lines = logical.lines;
-        onbuild.instruction.span.end = logical.span.end;
+    if let Node::Part(InstructionKind::Onbuild(onbuild)) = &mut node
+        && let Some(instruction) = &mut onbuild.instruction
+    {
+        instruction.lines = logical.lines;
+        instruction.span.end = logical.span.end;
     }
     Ok(node)
 }

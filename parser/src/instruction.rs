@@ -14,7 +14,6 @@ use crate::run;
 use crate::span::Spanned;
 use crate::suggest;
 use crate::value;
-use crate::words;
 
 /// All keywords, for suggestions.
 const KEYWORDS: [&str; 18] = [
@@ -64,15 +63,11 @@ pub(crate) fn is_unknown(keyword: &str) -> bool {
     !KEYWORDS.iter().any(|known| keyword.eq_ignore_ascii_case(known))
 }
 
-/// Parses the instruction that `head` begins, and checks what can be checked of its words.
+/// Parses the instruction that `head` begins.
+///
+/// What words expand to is not looked at, even where no variable stands in them: BuildKit checks
+/// ports, signals, modes and quotes only of the stages that it builds, and so does the lowering.
 pub(crate) fn parse(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Node, Diagnostic> {
-    let escape = head.joined.escape;
-    let node = parse_unchecked(head, heredocs)?;
-    words::check(&node, escape)?;
-    Ok(node)
-}
-
-fn parse_unchecked(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Node, Diagnostic> {
     use InstructionKind as Kind;
     let bodies = |heredocs: Vec<PlacedHeredoc>| heredocs.into_iter().map(|(_, h)| h).collect();
     let part = match head.keyword().to_ascii_uppercase().as_str() {
@@ -246,11 +241,7 @@ fn expose(head: Head<'_>) -> Result<Expose, Diagnostic> {
     let joined = head.joined;
     let mut ports = Vec::with_capacity(words.len());
     for (word, range) in words {
-        let span = joined.span(&range);
-        if is_literal(&word, joined.escape) {
-            value::parse_expose(&word).map_err(|error| error.at(span))?;
-        }
-        ports.push(Spanned::new(word, span));
+        ports.push(Spanned::new(word, joined.span(&range)));
     }
     head.no_flags()?;
     Ok(Expose { ports })
@@ -261,16 +252,7 @@ fn stopsignal(head: Head<'_>) -> Result<Stopsignal, Diagnostic> {
         return Err(head.error("STOPSIGNAL requires exactly one argument"));
     }
     // As with ARG, flags are not looked at.
-    let signal = head.joined.spanned(head.args.clone());
-    if is_literal(&signal.value, head.joined.escape) {
-        value::parse_signal(&signal.value).map_err(|error| error.at(signal.span))?;
-    }
-    Ok(Stopsignal { signal })
-}
-
-/// Whether expansion would leave `word` as it is, whatever the variables are.
-pub(crate) fn is_literal(word: &str, escape: char) -> bool {
-    !word.contains(['$', '"', '\'', escape])
+    Ok(Stopsignal { signal: head.joined.spanned(head.args.clone()) })
 }
 
 fn volume(head: Head<'_>) -> Result<Volume, Diagnostic> {
@@ -396,22 +378,30 @@ fn onbuild(head: Head<'_>, heredocs: Vec<PlacedHeredoc>) -> Result<Onbuild, Diag
         trigger.push_str(&heredoc.content);
         trigger.push_str(&heredoc.name);
     }
-    match parse(inner, heredocs)? {
-        Node::Part(kind) => Ok(Onbuild {
-            trigger,
-            instruction: Box::new(Instruction {
-                kind,
-                span,
-                // The caller, who knows them, puts in the lines of the whole.
-                lines: Default::default(),
-                text: joined.text[args].to_owned(),
-                comments: Vec::new(),
-                skip: Default::default(),
-            }),
-        }),
-        // `check_trigger` has refused it.
-        Node::From(_) => Err(Diagnostic::error("FROM isn't allowed as an ONBUILD trigger", span)),
-    }
+    // What is wrong with a trigger is the error of the build that it fires in, but for what
+    // BuildKit's first pass over the file finds: arrays with other things than strings, pairs
+    // without `=`.
+    let instruction = match parse(inner, heredocs) {
+        Ok(Node::Part(kind)) => Some(Box::new(Instruction {
+            kind,
+            span,
+            // The caller, who knows them, puts in the lines of the whole.
+            lines: Default::default(),
+            text: joined.text[args].to_owned(),
+            comments: Vec::new(),
+            skip: Default::default(),
+        })),
+        Err(error) if is_syntax(&error) => return Err(error),
+        // `check_trigger` has refused FROM.
+        Ok(Node::From(_)) | Err(_) => None,
+    };
+    Ok(Onbuild { trigger, instruction })
+}
+
+fn is_syntax(error: &Diagnostic) -> bool {
+    error.message.starts_with("when using JSON array syntax")
+        || error.message.ends_with(" must have two arguments")
+        || error.message.starts_with("Syntax error - can't find =")
 }
 
 /// Fails for instructions that cannot be triggers.

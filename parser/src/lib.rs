@@ -37,7 +37,6 @@ mod run;
 mod span;
 mod suggest;
 mod value;
-mod words;
 
 pub use ast::*;
 pub use diagnostic::{Diagnostic, Severity};

@@ -19,9 +19,8 @@ const FLAGS: &[(&str, Takes)] = &[
 
 pub(crate) fn parse(head: Head<'_>, heredocs: Vec<Heredoc>) -> Result<Run, Diagnostic> {
     let command = head.command()?;
-    let joined = head.joined;
     let mut flags = head.flags(FLAGS)?;
-    let mounts = flags.texts("mount").into_iter().map(|text| Mount::parse(text, joined.escape));
+    let mounts = flags.texts("mount").into_iter().map(Mount::parse);
     let devices = flags.texts("device");
     Ok(Run {
         command,

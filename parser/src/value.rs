@@ -131,19 +131,20 @@ const SIGNALS: [&str; 31] = [
     "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 /// Other names of the same.
-const SIGNAL_ALIASES: [(&str, i32); 4] = [("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
+const SIGNAL_ALIASES: [(&str, i32); 3] = [("IOT", 6), ("CLD", 17), ("POLL", 29)];
 /// The first real-time signal that C libraries leave to programs, and the last.
 const REAL_TIME: (i32, i32) = (34, 64);
 
 /// A signal by number, or by name with or without `SIG` in any case, `RTMIN+3` and `RTMAX-2` too.
-/// The result is its number.
+/// The result is its number. As in BuildKit any number but 0 is one, and names reach from either
+/// end of the real-time signals to their middle: `RTMIN+15`, `RTMAX-14`.
 pub fn parse_signal(text: &str) -> Result<i32, ValueError> {
     let invalid = || {
         let hint = "name a signal (SIGTERM, QUIT, RTMIN+3) or its number";
         ValueError::new(format!("Invalid signal: {text}")).hint(hint)
     };
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=REAL_TIME.1).contains(&number) { Ok(number) } else { Err(invalid()) };
+        return if number == 0 { Err(invalid()) } else { Ok(number) };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -153,19 +154,18 @@ pub fn parse_signal(text: &str) -> Result<i32, ValueError> {
     if let Some((_, number)) = SIGNAL_ALIASES.iter().find(|(known, _)| *known == name) {
         return Ok(*number);
     }
-    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse::<i32>().ok(),
-        Some(_) => None,
+    let offset = |text: &str, sign: char, last: i32| match text.strip_prefix(sign) {
+        Some(digits) => (1..=last).find(|offset| offset.to_string() == digits),
         None => text.is_empty().then_some(0),
     };
     let number = if let Some(rest) = name.strip_prefix("RTMIN") {
-        offset(rest, '+').map(|offset| REAL_TIME.0.saturating_add(offset))
+        offset(rest, '+', 15).map(|offset| REAL_TIME.0 + offset)
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
-        offset(rest, '-').map(|offset| REAL_TIME.1.saturating_sub(offset))
+        offset(rest, '-', 14).map(|offset| REAL_TIME.1 - offset)
     } else {
         None
     };
-    number.filter(|n| (REAL_TIME.0..=REAL_TIME.1).contains(n)).ok_or_else(invalid)
+    number.ok_or_else(invalid)
 }
 
 /// One expanded `EXPOSE` word.
@@ -296,11 +296,14 @@ mod tests {
             ("RTMIN", 34),
             ("SIGRTMIN+3", 37),
             ("RTMAX-2", 62),
+            ("RTMIN+15", 49),
             ("POLL", 29),
+            ("-1", -1),
+            ("65", 65),
         ] {
             assert_eq!(parse_signal(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "-1", "65", "SIGFOO", "RTMIN+99", "RTMIN-1", "RTMIN+", "FOO9"] {
+        for text in ["", "0", "SIGFOO", "RTMIN+16", "RTMAX-15", "RTMIN-1", "RTMIN+", "FOO9"] {
             let error = parse_signal(text).unwrap_err();
             assert_eq!(error.message, format!("Invalid signal: {text}"));
         }

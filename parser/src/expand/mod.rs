@@ -86,14 +86,14 @@ impl Expander {
         Ok(ExpandedWords { words, unset: scanner.into_unset() })
     }
 
-    /// Expands the body of a heredoc: quotes are ordinary characters, the escape character is
-    /// dropped before any character.
+    /// Expands the body of a heredoc: quotes are ordinary characters, and a backslash, whatever
+    /// the escape directive says, is dropped before any character.
     pub fn expand_heredoc(
         &self,
         body: &str,
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Expanded, ExpandError> {
-        let mut scanner = Scanner::new(body, self.escape, Mode::Heredoc, lookup);
+        let mut scanner = Scanner::new(body, '\\', Mode::Heredoc, lookup);
         let text = scanner.text()?;
         Ok(Expanded { text, unset: scanner.into_unset() })
     }
@@ -276,7 +276,7 @@ mod tests {
         check("a\\ b c", &["a b", "c"]);
         check("'a b' \"c d\"", &["a b", "c d"]);
         check("${UNSET:-a b}", &["a", "b"]);
-        check("pre${UNSET:-mid}post", &["premidpost"]);
+        check("pre${UNSET:-mid}post", &["midpost"]);
         check("$UNSET", &[]);
         check("''", &[]);
     }

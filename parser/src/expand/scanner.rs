@@ -25,6 +25,8 @@ pub(super) struct Scanner<'a> {
     unset: Vec<String>,
     /// Whether escape characters stay in the result: in patterns, which have escapes themselves.
     raw_escapes: bool,
+    /// A modifier with a word of its own has been read, see [`Output::forgotten`].
+    forgets: bool,
     depth: usize,
 }
 
@@ -37,6 +39,11 @@ struct Output {
     text: String,
     /// Byte offsets of the blanks that separate words.
     blanks: Vec<usize>,
+    /// Where each `${name<modifier>word}` begins.
+    ///
+    /// Reading its word makes BuildKit forget what it has of the word around it: `80${x:-90}`
+    /// is `90` where words are split (EXPOSE), and `8090` everywhere else.
+    forgotten: Vec<usize>,
 }
 
 impl Output {
@@ -57,6 +64,8 @@ impl Output {
         let mut words = Vec::new();
         let mut start = 0;
         for end in self.blanks.iter().copied().chain([self.text.len()]) {
+            let forgotten = self.forgotten.iter().rfind(|at| (start..=end).contains(*at));
+            start = forgotten.copied().unwrap_or(start);
             if end > start {
                 words.push(self.text[start..end].to_owned());
             }
@@ -77,7 +86,16 @@ impl<'a> Scanner<'a> {
         mode: Mode,
         lookup: &'a dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        Self { rest: word, escape, mode, lookup, unset: Vec::new(), raw_escapes: false, depth: 0 }
+        Self {
+            rest: word,
+            escape,
+            mode,
+            lookup,
+            unset: Vec::new(),
+            raw_escapes: false,
+            forgets: false,
+            depth: 0,
+        }
     }
 
     /// The expanded text.
@@ -124,9 +142,17 @@ impl<'a> Scanner<'a> {
                     self.next();
                     return Ok(out);
                 }
-                '$' => out.push_open(&self.dollar()?),
+                '$' => {
+                    let value = self.dollar()?;
+                    self.forget(&mut out);
+                    out.push_open(&value);
+                }
                 '\'' if self.mode == Mode::Words => out.push_quoted(self.single_quote()?),
-                '"' if self.mode == Mode::Words => out.push_quoted(&self.double_quote()?),
+                '"' if self.mode == Mode::Words => {
+                    let quoted = self.double_quote()?;
+                    self.forget(&mut out);
+                    out.push_quoted(&quoted);
+                }
                 c if c == self.escape => {
                     let escape = &self.rest[..c.len_utf8()];
                     self.next();
@@ -152,6 +178,12 @@ impl<'a> Scanner<'a> {
                 "unexpected end of statement while looking for matching {stop}"
             ))),
             None => Ok(out),
+        }
+    }
+
+    fn forget(&mut self, out: &mut Output) {
+        if std::mem::take(&mut self.forgets) {
+            out.forgotten.push(out.text.len());
         }
     }
 
@@ -289,7 +321,9 @@ impl<'a> Scanner<'a> {
     /// A word within braces. An error at the end of the text is a brace that is missing, whatever
     /// else it may look like.
     fn inner(&mut self, stop: char, raw: bool, missing: &str) -> Result<String, ExpandError> {
-        match self.until(Some(stop), raw) {
+        let inner = self.until(Some(stop), raw);
+        self.forgets = true;
+        match inner {
             Ok(out) => Ok(out.text),
             Err(_) if self.rest.is_empty() => Err(syntax(missing)),
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 mod draft;
 
 use crate::diagnostic::Diagnostic;
-use crate::expand::{ExpandError, Expander};
+use crate::expand::ExpandError;
 use crate::grammar;
 use crate::span::{Span, Spanned};
 use crate::suggest;
@@ -176,9 +176,9 @@ pub enum MountError {
 }
 
 impl Mount {
-    /// Reads a flag's value. Values without variables are checked here, the others once they are
-    /// expanded; keys always.
-    pub(crate) fn parse(text: Spanned<String>, escape: char) -> Result<Mount, Diagnostic> {
+    /// Reads a flag's value. Keys and values are checked when the mount is resolved: BuildKit
+    /// leaves them alone in stages that it does not build.
+    pub(crate) fn parse(text: Spanned<String>) -> Result<Mount, Diagnostic> {
         let Spanned { value: text, span } = text;
         // Where quotes or joined lines moved the text, the flag is the best place to point at.
         let exact = span.end - span.start == text.len();
@@ -186,6 +186,9 @@ impl Mount {
             true => Span::new(span.start + start, span.start + end),
             false => span,
         };
+        if text.is_empty() {
+            return Err(Diagnostic::error("failed to parse csv mounts: EOF", span));
+        }
         let fields = grammar::csv(&text).map_err(|at| {
             let message = format!(
                 "failed to parse csv mounts: parse error on line 1, column {}: bare \" in \
@@ -209,15 +212,12 @@ impl Mount {
             options.push(MountOption { key: Spanned::new(key.to_lowercase(), whole), value });
         }
         let mount = Mount { options, text, span };
-        mount.check(escape).map_err(|error| error.diagnostic(span))?;
+        mount.check().map_err(|error| error.diagnostic(span))?;
         Ok(mount)
     }
 
-    fn check(&self, escape: char) -> Result<(), MountError> {
+    fn check(&self) -> Result<(), MountError> {
         for option in &self.options {
-            if !KEYS.contains(&option.key.as_str()) {
-                return Err(option.unexpected());
-            }
             if option.key.value == "from"
                 && let Some(from) = &option.value
                 && from.value.find('$').is_some_and(|at| at + 1 != from.value.len())
@@ -227,11 +227,7 @@ impl Mount {
                 return Err(option.invalid(message.to_owned()));
             }
         }
-        if self.text.contains('$') {
-            return Ok(());
-        }
-        let expander = Expander { escape };
-        self.resolve(&mut |value| Ok(expander.expand(value, &|_| None)?.text)).map(|_| ())
+        Ok(())
     }
 
     /// Expands the values with `expand` and checks every option.
@@ -241,6 +237,9 @@ impl Mount {
     ) -> Result<MountSpec, MountError> {
         let mut draft = Draft::default();
         for option in &self.options {
+            if !KEYS.contains(&option.key.as_str()) {
+                return Err(option.unexpected());
+            }
             let value =
                 match &option.value {
                     Some(value) => Some(expand(&value.value).map_err(|source| {
@@ -303,10 +302,11 @@ impl MountError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expand::Expander;
 
     fn resolve(text: &str) -> Result<MountSpec, MountError> {
         let span = Span::new(0, text.len());
-        let mount = Mount::parse(Spanned::new(text.to_owned(), span), '\\').expect(text);
+        let mount = Mount::parse(Spanned::new(text.to_owned(), span)).expect(text);
         let lookup = |name: &str| match name {
             "KIND" => Some("cache".to_owned()),
             "MODE" => Some("0700".to_owned()),

@@ -173,7 +173,10 @@ fn kind(out: &mut String, kind: &InstructionKind) {
         }
         InstructionKind::Onbuild(Onbuild { trigger, instruction }) => {
             let _ = write!(out, " {trigger:?}: ");
-            self::kind(out, &instruction.kind);
+            match instruction {
+                Some(instruction) => self::kind(out, &instruction.kind),
+                None => out.push_str("(not parsed)"),
+            }
         }
         InstructionKind::Run(instruction) => run(out, instruction),
         InstructionKind::Shell(Shell { command }) => {

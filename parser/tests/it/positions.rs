@@ -59,7 +59,12 @@ fn columns_count_characters() {
 fn an_option_of_a_mount_is_pointed_at() {
     let source = "FROM a\nRUN --mount=type=cache,targte=/x make\n";
     let parsed = parse(source.as_bytes());
-    let [error] = parsed.diagnostics.as_slice() else { panic!("{:?}", parsed.diagnostics) };
+    let InstructionKind::Run(run) = &parsed.dockerfile.stages[0].instructions[0].kind else {
+        panic!("{parsed:?}")
+    };
+    let [mount] = run.mounts.as_slice() else { panic!("{run:?}") };
+    let error = mount.resolve(&mut |value| Ok(value.to_owned())).unwrap_err();
+    let error = error.diagnostic(mount.span);
     assert_eq!(text(source, error.span), "targte=/x");
     assert_eq!(error.hint.as_deref(), Some("did you mean target?"));
 }

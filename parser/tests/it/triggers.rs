@@ -6,7 +6,7 @@ fn stored(dockerfile: &str) -> (String, Instruction) {
     let parsed = parse(dockerfile.as_bytes());
     assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
     match parsed.dockerfile.stages[0].instructions[0].kind.clone() {
-        InstructionKind::Onbuild(onbuild) => (onbuild.trigger, *onbuild.instruction),
+        InstructionKind::Onbuild(onbuild) => (onbuild.trigger, *onbuild.instruction.unwrap()),
         other => panic!("{other:?}"),
     }
 }
