@@ -195,14 +195,20 @@ impl FileOperation {
         let created = action.created.map(|seconds| (seconds, 0));
         let ownership = Ownership { owner, chmod, from_context, created };
         let (_, exclude) = matchers(&[], &action.exclude)?;
-        let links = Links::default();
         let reuse = self.reuse.as_ref().filter(|_| source.is_context && from_context);
         let cancelled = &self.cancelled;
-        let copier = Copier { source, ownership: &ownership, links, reuse, cancelled };
         let mut copied = Copied::default();
         for written in &action.sources {
+            // As in BuildKit, hard links are kept within one source, not from one to the next.
+            let copier = || Copier {
+                source,
+                ownership: &ownership,
+                links: Links::default(),
+                reuse,
+                cancelled,
+            };
             if action.parents {
-                self.copy_with_parents(&copier, action, written, &exclude)?;
+                self.copy_with_parents(&copier(), action, written, &exclude)?;
                 continue;
             }
             let found = match source.find(written, action.wildcard, true) {
@@ -213,7 +219,7 @@ impl FileOperation {
                 copied.unmatched.push(written.clone());
             }
             for found in found {
-                self.copy_one(&copier, action, &found, &exclude)?;
+                self.copy_one(&copier(), action, &found, &exclude)?;
             }
         }
         Ok(copied)
@@ -285,26 +291,25 @@ impl FileOperation {
     ) -> Result<(), ExecutorError> {
         let source = copier.source;
         let pivoted = Pivoted::new(written);
-        let found = match source.find_pivot(written, &pivoted) {
-            Err(ExecutorError::NotFound { .. }) if !action.required => None,
+        let found = match source.find_pivots(written, &pivoted) {
+            Err(ExecutorError::NotFound { .. }) if !action.required => Vec::new(),
             other => other?,
         };
-        let Some(found) = found else { return Ok(()) };
         let include = PatternMatcher::new(&[pivoted.pattern.as_str()])?;
         let filter = Filter { ignore: &source.ignore, include: &include, exclude };
-        if !source.is_dir(&found.located) {
-            return Err(ExecutorError::NotADirectory { path: found.located.path() });
+        for found in found {
+            if !source.is_dir(&found.located) {
+                return Err(ExecutorError::NotADirectory { path: found.located.path() });
+            }
+            let dir = source.open_dir(&found.located)?;
+            if copier.has_any(&dir, &found.located, &filter)? {
+                let target = self.destination_directory(&action.dest, copier.ownership)?;
+                copier.directory_contents(&dir, &found.located, &target, &filter)?;
+            } else if !pivoted.is_pattern && action.required {
+                return Err(source.missing_below(written, &found, &pivoted.pattern));
+            }
         }
-        let dir = source.open_dir(&found.located)?;
-        let is_anything = copier.has_any(&dir, &found.located, &filter)?;
-        if !is_anything {
-            return match pivoted.is_pattern || !action.required {
-                true => Ok(()),
-                false => Err(source.missing_below(written, &found, &pivoted.pattern)),
-            };
-        }
-        let target = self.destination_directory(&action.dest, copier.ownership)?;
-        copier.directory_contents(&dir, &found.located, &target, &filter)
+        Ok(())
     }
 
     /// The destination as a directory, made if it is not there.

@@ -344,7 +344,8 @@ fn make_scratch(tree: &mut Mount) {
     tree.set_options(Some(options));
 }
 
-/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
+/// `/etc/hosts` and `/etc/resolv.conf`; `/etc/hostname` too, but not in builds, which see the
+/// image's as they do under BuildKit.
 fn network_files(process: &Process, is_build: bool) -> Vec<InjectedFile> {
     let mut hosts = String::from("127.0.0.1\tlocalhost");
     if is_build {
@@ -373,11 +374,11 @@ fn network_files(process: &Process, is_build: bool) -> Vec<InjectedFile> {
         gid: 0,
         read_only: is_build,
     };
-    vec![
-        file("/etc/hosts", hosts),
-        file("/etc/hostname", format!("{}\n", process.hostname)),
-        file("/etc/resolv.conf", resolvers),
-    ]
+    let mut files = vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolvers)];
+    if !is_build {
+        files.push(file("/etc/hostname", format!("{}\n", process.hostname)));
+    }
+    files
 }
 
 /// A process that was started. Dropped, it and everything it started is killed.

@@ -91,17 +91,7 @@ pub(crate) fn matchers(
     include: &[String],
     exclude: &[String],
 ) -> Result<(PatternMatcher, PatternMatcher), ExecutorError> {
-    let anchored = |rules: &[String]| -> Result<PatternMatcher, ExecutorError> {
-        let rules: Vec<_> = rules.iter().map(|rule| anchor(rule)).collect();
-        Ok(PatternMatcher::new(&rules)?)
-    };
-    Ok((anchored(include)?, anchored(exclude)?))
-}
-
-/// A rule without the slash that people write to anchor it: every rule is anchored.
-fn anchor(rule: &str) -> String {
-    match rule.trim().strip_prefix('!') {
-        Some(rest) => format!("!{}", rest.trim_start_matches('/')),
-        None => rule.trim().trim_start_matches('/').to_owned(),
-    }
+    let include: Vec<_> = include.iter().map(|rule| rule.trim().trim_start_matches('/')).collect();
+    // Of `--exclude` no slash is taken: as in BuildKit one in front keeps a rule from matching.
+    Ok((PatternMatcher::new(&include)?, PatternMatcher::new(exclude)?))
 }

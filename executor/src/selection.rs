@@ -122,25 +122,36 @@ impl SourceTree {
         exclude: &PatternMatcher,
     ) -> Result<Vec<Selected>, ExecutorError> {
         let pivoted = Pivoted::new(&path.path);
-        let Some(found) = self.find_pivot(&path.path, &pivoted)? else { return Ok(Vec::new()) };
         let include = PatternMatcher::new(&[pivoted.pattern.as_str()])?;
         let filter = Filter { ignore: &self.ignore, include: &include, exclude };
-        let items = self.items_of(&found, true, &filter)?;
-        if items.is_empty() && !pivoted.is_pattern {
-            return Err(self.missing_below(&path.path, &found, &pivoted.pattern));
+        let mut selected = Vec::new();
+        for found in self.find_pivots(&path.path, &pivoted)? {
+            let items = self.items_of(&found, true, &filter)?;
+            if items.is_empty() && !pivoted.is_pattern {
+                return Err(self.missing_below(&path.path, &found, &pivoted.pattern));
+            }
+            selected.push(Selected { label: Vec::new(), shown: join(&found.path), items });
         }
-        Ok(vec![Selected { label: Vec::new(), shown: join(&found.path), items }])
+        Ok(selected)
     }
 
-    /// The directory that `--parents` counts from; `None` if it is not there and a pattern follows.
-    pub(crate) fn find_pivot(
+    /// The directories that `--parents` counts from; none if there is none and a pattern follows.
+    pub(crate) fn find_pivots(
         &self,
         written: &str,
         pivoted: &Pivoted,
-    ) -> Result<Option<Found>, ExecutorError> {
-        match self.find(&pivoted.base, false, true) {
-            Ok(found) => Ok(found.into_iter().next()),
-            Err(ExecutorError::NotFound { .. }) if pivoted.is_pattern => Ok(None),
+    ) -> Result<Vec<Found>, ExecutorError> {
+        if pivoted.pattern.is_empty() {
+            // `.` or `dir/./`: as in BuildKit there is nothing to count from.
+            return Err(self.not_found(written, Vec::new(), None));
+        }
+        let wildcard = has_wildcards(&pivoted.base);
+        match self.find(&pivoted.base, wildcard, true) {
+            Ok(mut found) => {
+                found.retain(|found| !wildcard || self.is_dir(&found.located));
+                Ok(found)
+            }
+            Err(ExecutorError::NotFound { .. }) if pivoted.is_pattern => Ok(Vec::new()),
             Err(ExecutorError::NotFound { tree, near, excluded_by, .. }) => {
                 let path = written.to_owned();
                 Err(ExecutorError::NotFound { path, tree, near, excluded_by })
@@ -460,7 +471,7 @@ pub(crate) fn child(path: &[u8], name: &OsStr) -> Vec<u8> {
 
 /// A source of `COPY --parents`: what stands before `/./` is not kept.
 pub(crate) struct Pivoted {
-    /// The directory that is counted from.
+    /// The directory that is counted from, or a pattern for several.
     pub base: String,
     /// The path or pattern below it.
     pub pattern: String,
@@ -470,12 +481,13 @@ pub(crate) struct Pivoted {
 
 impl Pivoted {
     pub(crate) fn new(source: &str) -> Self {
-        let (base, pattern) = match source.trim_start_matches("./").split_once("/./") {
+        // A `./` or `/` in front is no pivot.
+        let (base, pattern) = match source.trim_start_matches('/').split_once("/./") {
             Some((base, rest)) => (base, rest),
             None => ("/", source),
         };
         let pattern = components(pattern).join("/");
-        let is_pattern = has_wildcards(&pattern);
+        let is_pattern = has_wildcards(&pattern) || has_wildcards(base);
         Self { base: base.to_owned(), pattern, is_pattern }
     }
 }

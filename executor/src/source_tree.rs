@@ -97,8 +97,8 @@ impl SourceTree {
         for parts in matches {
             match self.find_literal(path, parts.clone(), follow) {
                 Ok(place) => found.push(place),
-                Err(ExecutorError::NotFound { .. }) => {
-                    // Ignored, or a link to nowhere, which is copied as the link that it is.
+                Err(error @ ExecutorError::NotFound { .. }) => {
+                    // What is ignored is not there; a link to nowhere cannot be copied.
                     if let Ok(place) = self.find_literal(path, parts, false)
                         && place
                             .located
@@ -106,7 +106,7 @@ impl SourceTree {
                             .as_ref()
                             .is_some_and(|(_, e)| e.meta.kind == Kind::Symlink)
                     {
-                        found.push(place);
+                        return Err(error);
                     }
                 }
                 Err(error) => return Err(error),
