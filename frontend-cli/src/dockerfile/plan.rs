@@ -174,6 +174,7 @@ impl Plan {
             Err(fault) => return Err(vec![fault]),
         };
         let mut globals = platform_variables(settings, dockerfile, target);
+        let mut epoch = None;
         for instruction in &dockerfile.global_args {
             for arg in &instruction.kind.args {
                 let value = match settings.build_args.get(arg.name.as_str()) {
@@ -194,9 +195,20 @@ impl Plan {
                     },
                 };
                 if let Some(value) = value {
+                    if arg.name.value == "SOURCE_DATE_EPOCH" {
+                        epoch = Some((value.clone(), arg.name.span));
+                    }
                     globals.set(arg.name.as_str(), &value);
                 }
             }
+        }
+
+        if let Some((value, span)) = epoch
+            && !value.is_empty()
+            && value.parse::<i64>().is_err()
+        {
+            let fault = Fault::new(format!("invalid SOURCE_DATE_EPOCH: {value}"), span);
+            faults.push(fault.hint("it is a number of seconds since 1970"));
         }
 
         let mut stages: Vec<PlannedStage> = Vec::new();
@@ -214,6 +226,7 @@ impl Plan {
                 }
             }
         }
+        faults.extend(impossible_references(dockerfile));
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -312,6 +325,43 @@ impl Plan {
         let platform = settings.target_platform.clone();
         Ok(Origin::Image(ImageRequest { name: image, platform }))
     }
+}
+
+/// `--from` of a stage that does not exist or is the one around it: an error also in stages that
+/// are not built.
+fn impossible_references(dockerfile: &Dockerfile) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (current, stage) in dockerfile.stages.iter().enumerate() {
+        for reference in stage.instructions.iter().flat_map(|i| references(&i.kind)) {
+            let is_named = |stage: &Stage| {
+                stage
+                    .name
+                    .as_ref()
+                    .is_some_and(|name| name.value.eq_ignore_ascii_case(&reference.name))
+            };
+            let number = match reference.user {
+                ReferenceUser::Copy => reference.name.parse::<i64>().ok(),
+                ReferenceUser::Mount => None,
+            };
+            let number = number.or_else(|| {
+                let named = dockerfile.stages.iter().rposition(is_named);
+                named.and_then(|index| i64::try_from(index).ok())
+            });
+            let message = match number.map(usize::try_from) {
+                Some(Ok(number)) if number == current => {
+                    format!(
+                        "circular dependency detected on stage: {}",
+                        stage_label(current, stage)
+                    )
+                }
+                Some(Ok(number)) if number < dockerfile.stages.len() => continue,
+                Some(_) => format!("invalid stage index {}", reference.name),
+                None => continue,
+            };
+            faults.push(Fault::new(message, reference.span));
+        }
+    }
+    faults
 }
 
 /// Where files of a COPY or a mount come from.
@@ -433,9 +483,6 @@ fn find_target(dockerfile: &Dockerfile, settings: &Settings) -> Result<usize, Fa
         stage.name.as_ref().is_some_and(|name| name.value.eq_ignore_ascii_case(target))
     });
     if let Some(index) = named {
-        return Ok(index);
-    }
-    if let Some(index) = target.parse().ok().filter(|index| *index <= last) {
         return Ok(index);
     }
     let names = stage_names(dockerfile);

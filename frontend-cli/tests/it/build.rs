@@ -101,6 +101,21 @@ fn a_step_whose_result_is_the_same_leaves_later_steps_cached() {
 }
 
 #[test]
+fn a_step_without_changes_is_a_layer_whatever_the_cache_holds() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    let layers = |name: &str, steps: &str| {
+        let context = context(&sealed, name, &format!("FROM busybox\n{steps}"));
+        let output = sealed.path().join(name).join("image.tar");
+        let destination = format!("type=oci,dest={}", output.display());
+        sealed.strake(["build", "-o", &destination, &context]).success();
+        let layers = Image::read_archive(&output).layers;
+        layers[1..].iter().map(std::collections::BTreeMap::len).collect::<Vec<_>>()
+    };
+    assert_eq!(layers("without", "WORKDIR /w\n"), [1]);
+    assert_eq!(layers("with", "RUN true\nWORKDIR /w\nRUN true\n"), [0, 1, 0]);
+}
+
+#[test]
 fn no_cache_executes_every_step() {
     let sealed = Sealed::with_busybox(Identity::Caller);
     let context = context(&sealed, "context", STAMPS);

@@ -6,7 +6,7 @@ use cache::oci::Healthcheck;
 use parser::{CommandForm, Instruction, InstructionKind, KeyValue, Workdir};
 use solver::llb::{FileAction, FileOp, Input, MkdirAction, Op};
 
-use super::stage::{StageState, join};
+use super::stage::{StageState, clean, join};
 use super::{Lowering, history};
 use crate::dockerfile::fault::Fault;
 
@@ -113,9 +113,6 @@ impl Lowering<'_> {
         let mut expanded = Vec::new();
         for pair in pairs {
             let key = self.expand(state, &pair.key)?;
-            if key.is_empty() {
-                return Err(Fault::new("names can not be blank", pair.key.span));
-            }
             expanded.push((key, self.expand(state, &pair.value)?));
         }
         Ok(expanded)
@@ -148,7 +145,10 @@ impl Lowering<'_> {
 
     fn expose(&mut self, state: &mut StageState, expose: &parser::Expose) -> Result<String, Fault> {
         let mut ports = Vec::new();
-        for word in &expose.ports {
+        // In BuildKit's order: the words are sorted as they are written.
+        let mut words: Vec<_> = expose.ports.iter().collect();
+        words.sort_by(|a, b| a.value.cmp(&b.value));
+        for word in words {
             for text in self.expand_words(state, word)? {
                 let exposed = parser::parse_expose(&text)
                     .map_err(|error| Fault::of_value(error, word.span))?;
@@ -167,13 +167,15 @@ impl Lowering<'_> {
                 ports.extend(exposed.ports);
             }
         }
-        ports.sort();
         let exposed = state.config.config.exposed_ports.get_or_insert_default();
         exposed.extend(ports.iter().map(|port| (port.clone(), empty_object())));
         Ok(format!("EXPOSE {}", history::plain_list(&ports)))
     }
 
     /// WORKDIR: the directory is made, as the current user's, unless it is the root.
+    ///
+    /// As in BuildKit an absolute path stays as it is written (`/app/`), a relative one is joined
+    /// and cleaned.
     pub(super) fn workdir(
         &mut self,
         state: &mut StageState,
@@ -189,16 +191,20 @@ impl Lowering<'_> {
             self.warnings.push(("WorkdirRelativePath", Fault::new(message, workdir.path.span)));
         }
         state.workdir_set |= !state.steps.is_trigger;
-        let directory = join(state.working_dir(), &path);
+        let directory = match path.chars().next() {
+            Some('/') => path,
+            Some(_) => join(state.working_dir(), &path),
+            None => state.working_dir().to_owned(),
+        };
         state.config.config.working_dir = Some(directory.clone());
         let has_layer = directory != "/";
         if has_layer {
             let mkdir = MkdirAction {
-                path: directory.clone(),
+                path: clean(&directory),
                 mode: 0o755,
                 owner: state.config.config.user.as_deref().and_then(super::copy::owner),
                 parents: true,
-                created: self.epoch(state),
+                created: self.epoch(),
             };
             let op = Op::File(FileOp { actions: vec![FileAction::Mkdir(mkdir)] });
             let mut meta = self.step_meta(state, &instruction.text);

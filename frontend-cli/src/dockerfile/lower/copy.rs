@@ -98,11 +98,12 @@ impl Lowering<'_> {
         instruction: &Instruction,
     ) -> Result<(), Fault> {
         let flags = self.flags(state, transfer)?;
-        if transfer.checksum.is_some() && transfer.sources.len() > 1 {
-            return Err(Fault::new(
-                "checksum can't be specified for multiple sources",
-                instruction.span,
-            ));
+        let heredoc = transfer.sources.iter().any(|source| matches!(source, Source::Heredoc(_)));
+        if let Some(flag) = transfer.checksum
+            && (transfer.sources.len() > 1 || heredoc)
+            && self.expand_flag(state, transfer.checksum)?.is_some()
+        {
+            return Err(Fault::new("checksum can't be specified for multiple sources", flag.span));
         }
         let origin = match transfer.from {
             Some(from) => Some(self.origin(&Reference {
@@ -183,9 +184,19 @@ impl Lowering<'_> {
         }
     }
 
+    /// A flag's value; one that is empty or becomes so is as if it were not there.
+    fn expand_flag(
+        &mut self,
+        state: &StageState,
+        flag: Option<&Spanned<String>>,
+    ) -> Result<Option<String>, Fault> {
+        let expanded = flag.map(|flag| self.expand(state, flag)).transpose()?;
+        Ok(expanded.filter(|text| !text.is_empty()))
+    }
+
     fn flags(&mut self, state: &StageState, transfer: &Transfer<'_>) -> Result<Flags, Fault> {
-        let chown = transfer.chown.map(|chown| self.expand(state, chown)).transpose()?;
-        let chmod = transfer.chmod.map(|chmod| self.expand(state, chmod)).transpose()?;
+        let chown = self.expand_flag(state, transfer.chown)?;
+        let chmod = self.expand_flag(state, transfer.chmod)?;
         let mode = match (&chmod, transfer.chmod) {
             (Some(text), Some(flag)) => Some(chmod_spec(text, flag.span)?),
             _ => None,
@@ -207,7 +218,7 @@ impl Lowering<'_> {
             excludes: transfer.excludes.iter().map(|exclude| exclude.value.clone()).collect(),
             destination: written,
             dest,
-            epoch: self.epoch(state),
+            epoch: self.epoch(),
         })
     }
 
@@ -271,8 +282,7 @@ impl Lowering<'_> {
         text: &str,
         span: Span,
     ) -> Result<Option<SourceOp>, Fault> {
-        let checksum =
-            transfer.checksum.map(|checksum| self.expand(state, checksum)).transpose()?;
+        let checksum = self.expand_flag(state, transfer.checksum)?;
         let is_add = transfer.keyword == "ADD";
         if is_add && GitUrl::is_git(text) {
             return git_source(text, transfer.keep_git_dir, checksum.as_deref())
@@ -287,11 +297,18 @@ impl Lowering<'_> {
                 .map_err(|error| Fault::new(error.to_string(), span))?;
             return Ok(Some(http_source(text, checksum, 0o600)));
         }
-        if let Some(flag) = transfer.checksum {
+        if checksum.is_some()
+            && let Some(flag) = transfer.checksum
+        {
             return Err(Fault::new("checksum requires HTTP(S) or Git sources", flag.span));
         }
-        if is_add && transfer.keep_git_dir.is_some() {
-            return Err(Fault::new("keep-git-dir requires Git sources", span));
+        if !is_add && (text.starts_with("http://") || text.starts_with("https://")) {
+            let fault = Fault::new("source can't be a URL for COPY", span);
+            return Err(fault.hint("ADD fetches URLs"));
+        }
+        if !is_add && GitUrl::is_git(text) {
+            let fault = Fault::new("source can't be a git ref for COPY", span);
+            return Err(fault.hint("ADD fetches repositories"));
         }
         Ok(None)
     }
@@ -406,14 +423,15 @@ pub(super) fn owner(text: &str) -> Option<Owner> {
         Err(_) => UserSpec::Name(word.to_owned()),
     };
     let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    if user.is_empty() && group.is_none() {
+    if user.is_empty() && group.unwrap_or_default().is_empty() {
         return None;
     }
-    let user = if user.is_empty() { UserSpec::Id(0) } else { spec(user) };
-    Some(Owner { user, group: group.map(spec) })
+    // What is empty beside a colon is root's.
+    let spec = |word: &str| if word.is_empty() { UserSpec::Id(0) } else { spec(word) };
+    Some(Owner { user: spec(user), group: group.map(spec) })
 }
 
 fn chmod_spec(text: &str, span: Span) -> Result<ChmodSpec, Fault> {

@@ -78,7 +78,7 @@ impl Lowering<'_> {
         let op = ExecOp {
             env: state.variables.pairs().to_vec(),
             proxy_env: self.proxy_variables(state),
-            cwd: state.working_dir().to_owned(),
+            cwd: clean(state.working_dir()),
             user: state.config.config.user.clone().unwrap_or_default(),
             hostname: self.settings.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
             network,

@@ -237,12 +237,12 @@ impl Lowering<'_> {
         Ok(expanded.text)
     }
 
-    /// `SOURCE_DATE_EPOCH`, in seconds: the time of what the build itself makes.
-    pub(super) fn epoch(&self, state: &StageState) -> Option<i64> {
+    /// `SOURCE_DATE_EPOCH`, in seconds: the time of what the build itself makes. Only a
+    /// `--build-arg` and an ARG before the first FROM count.
+    pub(super) fn epoch(&self) -> Option<i64> {
         let given = self.settings.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
-        given
-            .or_else(|| state.variables.value("SOURCE_DATE_EPOCH"))
-            .and_then(|text| text.parse().ok())
+        let text = given.or_else(|| self.plan.globals.value("SOURCE_DATE_EPOCH"))?;
+        text.parse().ok()
     }
 
     pub(super) fn note_unset(&mut self, state: &StageState, unset: &[String], span: Span) {
