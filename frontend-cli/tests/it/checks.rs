@@ -282,6 +282,41 @@ fn every_case_of_a_build_proves_something_in_the_documentation() {
     assert!(missing.is_empty(), "docs/dockerfile.md does not name {missing:#?}");
 }
 
+/// Whether a Rust file below `directory` has a function of this name.
+fn has_function(directory: &std::path::Path, name: &str) -> bool {
+    fs::read_dir(directory).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return has_function(&path, name);
+        }
+        path.extension().is_some_and(|extension| extension == "rs")
+            && fs::read_to_string(&path).unwrap().contains(&format!("fn {name}("))
+    })
+}
+
+#[test]
+fn every_rule_of_the_semantics_has_a_proof_or_a_reason() {
+    let text = fs::read_to_string(repository().join("docs/semantics.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| S")).collect();
+    assert_eq!(rows.len(), 100);
+    for (index, row) in rows.iter().enumerate() {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, what, proofs, _] = cells.as_slice() else { panic!("{row}") };
+        assert_eq!(*name, format!("S{}", index + 1));
+        assert!(!what.is_empty() && !proofs.is_empty(), "{row}");
+        for proof in proofs.split('`').skip(1).step_by(2) {
+            let exists = match proof.split_once(": ") {
+                Some((place, function)) => has_function(&repository().join(place), function),
+                None if proof.starts_with("build/") => {
+                    repository().join("testdata").join(proof).is_dir()
+                }
+                None => continue,
+            };
+            assert!(exists, "{name} is proved by {proof}, which is not there");
+        }
+    }
+}
+
 #[test]
 fn every_rule_is_documented() {
     let text = fs::read_to_string(repository().join("docs/checks.md")).unwrap();
