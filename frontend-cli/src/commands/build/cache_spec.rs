@@ -179,12 +179,11 @@ fn place(kind: &str, fields: &mut Fields<'_>, path: &str) -> Result<PlaceSpec, C
                 .take(path)
                 .ok_or_else(|| fields.invalid(&format!("{path} is required: {path}=DIRECTORY")))?;
             let tag = fields.take("tag").unwrap_or_else(|| "latest".to_owned());
-            let digest = match fields.take("digest").filter(|_| path == "src") {
-                None => None,
-                Some(digest) => {
-                    Some(digest.parse().map_err(|error| fields.invalid(&format!("{error}")))?)
-                }
-            };
+            // What is written has the digest that it gets.
+            let digest = if path == "src" { fields.take("digest") } else { None };
+            let digest = digest
+                .map(|digest| digest.parse().map_err(|error| fields.invalid(&format!("{error}"))))
+                .transpose()?;
             Ok(PlaceSpec::Local { directory: directory.into(), tag, digest })
         }
         _ => Ok(PlaceSpec::S3(Box::new(s3(fields, path == "src")?))),
