@@ -11,6 +11,7 @@ mod checks;
 mod claims;
 mod contexts;
 mod devices;
+mod disk_errors;
 mod examples;
 mod explain;
 mod faults;
