@@ -13,9 +13,10 @@ declare -A package_of=(
     [python3]=python3 [setpriv]=util-linux [unshare]=util-linux [mkfs.ext4]=e2fsprogs [git]=git
     [tar]=tar [dpkg-deb]=dpkg [newuidmap]=uidmap [setcap]=libcap2-bin
     [pip3]=python3-pip [runc]=runc [podman]=podman [umoci]=umoci [gcc]=gcc [strace]=strace [ssh-add]=openssh-client
+    [script]=bsdutils [xz]=xz-utils [bzip2]=bzip2
 )
 test_programs=(skopeo buildah podman umoci docker-registry mmdebstrap python3 pip3 setpriv unshare git tar
-    dpkg-deb setcap gcc ssh-add)
+    dpkg-deb setcap gcc ssh-add strace script xz bzip2)
 bench_programs=(buildah podman runc python3 unshare mkfs.ext4 gcc)
 
 PATH=$PATH:/usr/sbin:/sbin
