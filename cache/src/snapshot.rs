@@ -42,6 +42,7 @@ pub(crate) use committed::chain_content;
 pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
 pub use id::{SnapshotId, SnapshotIdError};
 use info::{DURABLE, INFO, Info, KEPT};
+pub use targets::RootOf;
 
 /// overlayfs' `OVL_MAX_STACK`, less the upper directory.
 const MAX_LAYERS: usize = 499;
@@ -63,7 +64,7 @@ struct Inner {
     /// What was read once; whether it is still there is asked every time.
     known: Mutex<HashMap<SnapshotId, Snapshot>>,
     /// See [`targets`]; `None` if it cannot be made.
-    targets: OnceLock<Option<PathBuf>>,
+    targets: [OnceLock<Option<PathBuf>>; 2],
 }
 
 impl Snapshots {
@@ -75,7 +76,7 @@ impl Snapshots {
     ) -> Snapshots {
         let dir = root.join("snapshots-v1");
         let chains = root.join("chains-v1");
-        let (root, known, targets) = (root.to_owned(), Mutex::default(), OnceLock::new());
+        let (root, known, targets) = (root.to_owned(), Mutex::default(), Default::default());
         let inner = Inner { root, dir, chains, process, unsynced, trash, known, targets };
         Snapshots { inner: Arc::new(inner) }
     }
@@ -293,10 +294,10 @@ impl Snapshots {
     }
 
     /// The layer below every container's root.
-    fn targets(&self) -> Option<&Path> {
+    fn targets(&self, of: RootOf) -> Option<&Path> {
         let Inner { root, process, targets, .. } = &*self.inner;
-        let targets = targets.get_or_init(|| {
-            targets::layer(root, process)
+        let targets = targets[of as usize].get_or_init(|| {
+            targets::layer(root, process, of)
                 .inspect_err(|error| tracing::warn!("containers start more slowly: {error}"))
                 .ok()
         });

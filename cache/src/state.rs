@@ -18,7 +18,7 @@
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
 //! ├── claims-v1/<key>             keys that some process is at work on; made when first needed
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
-//! ├── targets-v1/etc/{hosts,…}    empty files, below the root of every container
+//! ├── targets-v1/…/etc/{hosts,…}  empty files, below the root of every container
 //! ├── trash/<random>              being deleted
 //! └── cache-mounts/  volumes/  containers/  context-v1/  history-v1/     what others keep here
 //! ```

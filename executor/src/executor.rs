@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache::snapshot::ActiveSnapshot;
+use cache::snapshot::{ActiveSnapshot, RootOf};
 use oci_spec::runtime::{
     Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, User, UserBuilder,
 };
@@ -141,14 +141,15 @@ impl Executor {
         set_shm_size(&mut all, process.shm_size);
         all.extend(more);
         spec.set_mounts(Some(all));
-        let is_build = matches!(io, ProcessIo::Log(..));
-        let mut network_files = network_files(process, is_build);
+        let root_of =
+            if matches!(io, ProcessIo::Log(..)) { RootOf::Step } else { RootOf::Container };
+        let mut network_files = network_files(process, root_of == RootOf::Step);
         // A mount over /etc hides what is in it, as if it had come after these files.
         network_files.retain(|file| !hidden.iter().any(|target| file.target.starts_with(target)));
         network_files.append(&mut files);
         Ok(ContainerRequest {
             spec,
-            rootfs: rootfs.container_mounts(),
+            rootfs: rootfs.container_mounts(root_of),
             network: process.network,
             files: network_files,
         })

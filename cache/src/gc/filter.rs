@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::survey::Entry;
+use super::survey::{Entry, NANOSECONDS};
 
 /// A condition on an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Filter {
     /// Whether the entry fits.
     pub fn fits(&self, entry: &Entry) -> bool {
         match self {
-            Filter::Until(time) => entry.last_used <= *time,
+            Filter::Until(time) => entry.last_used / NANOSECONDS <= *time,
             Filter::Field { field, comparison, value } => {
                 let equal = match (field, comparison) {
                     (Field::Description, Comparison::Contains) => {

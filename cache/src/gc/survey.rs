@@ -12,6 +12,9 @@ use crate::oci::{ChainId, Digest};
 use crate::snapshot::SnapshotId;
 use crate::state::{Lease, Store, StoreError, file_error};
 
+/// In a second. Several builds fit into one.
+pub(super) const NANOSECONDS: i64 = 1_000_000_000;
+
 /// A thing in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
@@ -95,7 +98,7 @@ pub struct Entry {
     pub parent: Option<SnapshotId>,
     /// RFC 3339, where it is known.
     pub created: Option<String>,
-    /// When it, or something on top of it, was last used; seconds since 1970.
+    /// When it, or something on top of it, was last used; nanoseconds since 1970.
     pub last_used: i64,
     /// Whether a kept container needs it, or another process relies on it.
     pub in_use: bool,
@@ -327,7 +330,7 @@ fn add_records(
     trees: &mut BTreeMap<SnapshotId, Entry>,
 ) -> Result<(), GcError> {
     for record in store.index().records()? {
-        let used = store.index().last_used(&record.key)?.unwrap_or_default();
+        let used = store.index().last_used(&record.key)?.unwrap_or_default() * NANOSECONDS;
         let outputs: Vec<SnapshotId> =
             record.outputs.iter().filter_map(|output| output.snapshot).collect();
         if outputs.iter().any(|id| !trees.contains_key(id)) {
@@ -428,5 +431,5 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn modified(path: &Path) -> i64 {
     let time = fs_err::symlink_metadata(path).and_then(|metadata| metadata.modified());
     let since = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
+    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or_default()
 }

@@ -7,7 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use oci_spec::runtime::Mount;
 
 use super::info::{self, COPIED, INFO, Info, KEPT, Kept, LAYER};
-use super::{LayerDigests, MAX_LAYERS, Snapshot, SnapshotId, SnapshotLayer, Snapshots, overlay};
+use super::{
+    LayerDigests, MAX_LAYERS, RootOf, Snapshot, SnapshotId, SnapshotLayer, Snapshots, overlay,
+};
 use crate::error::StoreError;
 use crate::hash::Fingerprint;
 use crate::oci::{ChainId, DiffId};
@@ -116,10 +118,10 @@ impl ActiveSnapshot {
     }
 
     /// As [`ActiveSnapshot::mounts`], for the root of a container: over a layer in which there are
-    /// empty `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, so that files can be mounted
-    /// there whatever is in the image.
-    pub fn container_mounts(&self) -> Vec<Mount> {
-        self.mounts_over(self.snapshots.targets())
+    /// empty `/etc/hosts`, `/etc/resolv.conf` and what else [`RootOf`] says, so that files can be
+    /// mounted there whatever is in the image.
+    pub fn container_mounts(&self, of: RootOf) -> Vec<Mount> {
+        self.mounts_over(self.snapshots.targets(of))
     }
 
     fn mounts_over(&self, lowest: Option<&Path>) -> Vec<Mount> {

@@ -154,7 +154,7 @@ fn a_use_is_noted_on_the_tree() {
         let entry = survey.entries.iter().find(|entry| entry.object == Object::Snapshot(*id));
         entry.unwrap().last_used
     };
-    assert!(used(&one) > used(&two) && used(&two) == 1_000_000);
+    assert!(used(&one) > used(&two) && used(&two) == 1_000_000 * 1_000_000_000);
 }
 
 #[test]

@@ -205,11 +205,15 @@ async fn fetch(
     (result, here, registry)
 }
 
-/// Files that are no locks.
+/// Files that are neither locks nor leases.
 fn walk(directory: &std::path::Path) -> usize {
     let count = |entry: std::io::Result<fs_err::DirEntry>| {
         let path = entry.unwrap().path();
-        if path.is_dir() { walk(&path) } else { usize::from(!path.ends_with("lock")) }
+        if path.is_dir() {
+            walk(&path)
+        } else {
+            usize::from(!path.ends_with("lock") && !path.ends_with("leases"))
+        }
     };
     fs_err::read_dir(directory).unwrap().map(count).sum()
 }

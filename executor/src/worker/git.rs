@@ -427,9 +427,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_host_of_an_https_address_gets_credentials() {
+    fn the_host_of_an_address_of_http_gets_credentials() {
         assert_eq!(host("https://me@example.com:8443/x.git").as_deref(), Some("example.com:8443"));
-        assert_eq!(host("http://example.com/x.git"), None);
+        assert_eq!(host("http://example.com/x.git").as_deref(), Some("example.com"));
         assert_eq!(host("git@example.com:x.git"), None);
     }
 }

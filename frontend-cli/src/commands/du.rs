@@ -158,6 +158,7 @@ pub(super) fn gc_error(error: GcError) -> CliError {
     }
 }
 
-fn time(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
+fn time(nanoseconds: i64) -> String {
+    let second = nanoseconds.div_euclid(1_000_000_000);
+    jiff::Timestamp::from_second(second).unwrap_or_default().to_string()
 }

@@ -38,14 +38,14 @@ fn builds_are_listed_with_their_steps_results_and_logs() {
     );
     sealed.strake(["build", "-t", "one", &context]).success();
     sealed.strake(["build", "-t", "one", &context]).success();
-    sealed.write("work/Dockerfile", "FROM busybox\nRUN echo before && exit 7\n");
-    sealed.strake(["build", "--target", "0", &context]).failure(1);
+    sealed.write("work/Dockerfile", "FROM busybox AS last\nRUN echo before && exit 7\n");
+    sealed.strake(["build", "--target", "last", &context]).failure(1);
 
     let listed = builds(&sealed);
     let status: Vec<_> = listed.iter().map(|build| build["status"].as_str().unwrap()).collect();
     assert_eq!(status, ["error", "completed", "completed"]);
     assert!(listed[0]["error"].as_str().unwrap().contains("exited with code 7"), "{listed:?}");
-    assert_eq!(listed[0]["name"], "work (0)");
+    assert_eq!(listed[0]["name"], "work (last)");
     assert_eq!(listed[2]["tags"][0], "one:latest");
     let table = sealed.strake(["history"]);
     assert_eq!(table.success().lines().count(), 4, "{table}");
