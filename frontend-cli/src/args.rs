@@ -4,6 +4,7 @@
 //! here only if it works; an unknown one is an error with the nearest known one as a hint. What the
 //! words *mean* is decided by the commands (`commands::build::BuildOptions` and its like).
 
+mod disk;
 mod limits;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use disk::{DuArgs, FsckArgs, ImagePruneArgs, PruneArgs, SystemDfArgs};
 pub(crate) use limits::LimitArgs;
 
 /// Builds images from Dockerfiles, runs and publishes them: one binary, no daemon, root optional.
@@ -722,65 +724,6 @@ pub(crate) struct RmArgs {
     /// Names or ids of containers
     #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) containers: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DuArgs {
-    /// Only what fits: until=24h, type=regular, id=…, private, …
-    #[arg(long = "filter", value_name = "FIELD=VALUE")]
-    pub(crate) filters: Vec<String>,
-    /// Everything that is known of each
-    #[arg(long)]
-    pub(crate) verbose: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PruneArgs {
-    /// Forget the results of steps that images were made of, too
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Only what fits: until=24h, type=regular, id=…, private, …
-    #[arg(long = "filter", value_name = "FIELD=VALUE")]
-    pub(crate) filters: Vec<String>,
-    /// Stop when the cache is no larger than this (bytes, or a percentage of the disk)
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) max_used_space: Option<String>,
-    /// Stop when the file system has this much free space
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) min_free_space: Option<String>,
-    /// Always keep this much cache
-    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
-    pub(crate) reserved_space: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ImagePruneArgs {
-    /// Named images that no container needs, too
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub(crate) force: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SystemDfArgs {
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FsckArgs {
-    /// Remove what is damaged, so that the next build makes it anew
-    #[arg(long)]
-    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]
