@@ -20,6 +20,7 @@ use crate::ExportError;
 use crate::assemble::stack;
 use crate::layers::{Layer as Form, LayerForm, Source, in_form};
 use crate::push::store_packed;
+use crate::stop::Stop;
 
 /// Makes the document of these records; the blobs it names are in the store, but for those of trees
 /// that are in `imported` and not here. A record whose tree is gone, or has a layer whose tar cannot
@@ -199,7 +200,7 @@ fn blobs(
         let done: Vec<Result<Option<Blob>, ExportError>> = std::thread::scope(|scope| {
             let started: Vec<_> = some
                 .iter()
-                .map(|layer| scope.spawn(|| blob(store, layer, form, &images)))
+                .map(|layer| scope.spawn(|| blob(store, layer, form, &images, &Stop::default())))
                 .collect();
             let joined = started.into_iter().map(|thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -216,10 +217,34 @@ fn blob(
     travelling: &Travelling,
     form: LayerForm,
     images: &std::sync::OnceLock<BTreeMap<DiffId, Descriptor>>,
+    stop: &Stop,
 ) -> Result<Option<Blob>, ExportError> {
-    let Some((snapshot, digests)) = &travelling.snapshot else {
-        return Ok(travelling.layer.blob.clone());
-    };
+    match &travelling.snapshot {
+        Some((snapshot, digests)) => blob_of(store, snapshot, digests, form, images, stop),
+        None => Ok(travelling.layer.blob.clone()),
+    }
+}
+
+/// The blob that the topmost layer of a snapshot travels as, as [`bundle`] chooses it.
+pub(crate) fn pack_layer(
+    store: &Store,
+    snapshot: &Snapshot,
+    form: LayerForm,
+    stop: &Stop,
+) -> Result<Option<Descriptor>, ExportError> {
+    let images = std::sync::OnceLock::new();
+    let blob = blob_of(store, snapshot, &snapshot.layer()?, form, &images, stop)?;
+    Ok(blob.map(|blob| blob.descriptor()))
+}
+
+fn blob_of(
+    store: &Store,
+    snapshot: &Snapshot,
+    digests: &LayerDigests,
+    form: LayerForm,
+    images: &std::sync::OnceLock<BTreeMap<DiffId, Descriptor>>,
+    stop: &Stop,
+) -> Result<Option<Blob>, ExportError> {
     let of = |descriptor: &Descriptor| {
         let digest = digest_of(descriptor)
             .map_err(|source| ExportError::Document { digest: digests.diff_id.0, source })?;
@@ -249,7 +274,7 @@ fn blob(
         Some(pulled) => Source::Blob(Box::new(pulled.clone())),
         None => Source::Snapshot(snapshot.clone(), *digests),
     };
-    match in_form(store, source, digests.diff_id, form) {
+    match in_form(store, source, digests.diff_id, form, stop) {
         Ok(Form::Blob(blob)) => of(&blob),
         Ok(Form::Packed { descriptor, snapshot }) => {
             of(&store_packed(store, &descriptor, &snapshot)?)

@@ -15,6 +15,7 @@ use cache::oci::{ChainId, Descriptor, DiffId, Digest, MediaType};
 use cache::snapshot::{LayerDigests, Snapshot};
 
 use crate::ExportError;
+use crate::stop::Stop;
 
 /// In which form layers leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ pub(crate) fn layers(
                 .by_ref()
                 .take(at_once)
                 .map(|(source, diff_id)| {
-                    scope.spawn(move || in_form(store, source, *diff_id, form))
+                    scope.spawn(move || in_form(store, source, *diff_id, form, &Stop::default()))
                 })
                 .collect();
             let joined = started.into_iter().map(|thread| {
@@ -146,6 +147,7 @@ pub(crate) fn in_form(
     source: Source,
     diff_id: DiffId,
     form: LayerForm,
+    stop: &Stop,
 ) -> Result<Layer, ExportError> {
     if let Source::Blob(blob) = &source {
         let own = layer_type(blob.media_type()).unwrap_or_else(|| blob.media_type().clone());
@@ -170,7 +172,8 @@ pub(crate) fn in_form(
         return Ok(Layer::Packed { descriptor, snapshot: snapshot.clone() });
     }
     let mut writer = store.blobs().writer()?;
-    compress_source(store, source, diff_id, form.compression, &mut writer)?;
+    let mut out = stop.guard(&mut writer);
+    compress_source(store, source, diff_id, form.compression, &mut out)?;
     let (digest, size) = writer.commit()?;
     let descriptor = document::descriptor(form.media_type(), size, &digest);
     store.index().put_layer_blob(&diff_id, &form.kind(), &descriptor)?;

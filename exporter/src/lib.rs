@@ -15,6 +15,7 @@
 
 mod archive;
 mod assemble;
+mod background;
 mod bundle;
 mod clash;
 mod destination;
@@ -24,11 +25,13 @@ mod layers;
 mod load;
 mod local;
 mod push;
+mod stop;
 mod tarball;
 mod walk;
 
 pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, index, save, save_directory};
 pub use assemble::{AssembleOptions, assemble};
+pub use background::BackgroundPacker;
 pub use bundle::{bundle, inline_bundle};
 pub use clash::first_clash;
 pub use destination::Destination;

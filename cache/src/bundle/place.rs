@@ -1,5 +1,6 @@
 //! A blob store far away: all that a bundle needs of wherever it is kept.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const DOCUMENT_PATIENCE: Duration = Duration::from_secs(60);
 const BLOB_PATIENCE: Duration = Duration::from_secs(60);
 /// The slowest that is better than doing the work again, in bytes per second.
 const LEAST_SPEED: u64 = 128 << 10;
+/// Blobs on their way at the same time.
+const AT_ONCE: usize = 6;
 
 /// What a place has under its name.
 #[derive(Debug, Clone)]
@@ -85,13 +88,27 @@ impl dyn Place {
         within(self, patience, self.fetch(blob, into)).await
     }
 
+    /// Puts down a blob that the store has, unless it is there already; whether it was not.
+    pub async fn send(&self, blob: &Descriptor, from: &Blobs) -> Result<bool, BundleError> {
+        if within(self, BLOB_PATIENCE, self.has(blob)).await? {
+            return Ok(false);
+        }
+        // Several share the way there.
+        let speed = LEAST_SPEED / AT_ONCE as u64;
+        let patience = BLOB_PATIENCE + Duration::from_secs(blob.size() / speed);
+        within(self, patience, self.put(blob, from)).await?;
+        Ok(true)
+    }
+
     /// Stores a document and whatever of its blobs is not there, the manifest last. A blob that the
-    /// store has not got either is in one of the `imported` caches.
+    /// store has not got either is in one of the `imported` caches. Of blobs that are `known` to be
+    /// there the place is not asked.
     pub async fn write(
         &self,
         document: &Document,
         store: &Store,
         imported: &Imported,
+        known: &HashSet<Digest>,
     ) -> Result<Placed, BundleError> {
         use futures_util::stream::{StreamExt, TryStreamExt, iter};
         let packed = document.pack();
@@ -104,14 +121,17 @@ impl dyn Place {
         let config = descriptor(MediaType::from(DOCUMENT_TYPE), packed.len() as u64, &config);
         let listed = document.blobs();
         let put = listed.iter().chain([&config]).map(|blob| async move {
-            if self.has(blob).await? {
+            let digest = digest(blob)?;
+            if known.contains(&digest) {
                 return Ok(0);
             }
-            if !blobs.contains(&digest(blob)?) {
+            if !blobs.contains(&digest) {
+                if within(self, BLOB_PATIENCE, self.has(blob)).await? {
+                    return Ok(0);
+                }
                 imported.bring(store, blob).await?;
             }
-            self.put(blob, blobs).await?;
-            Ok::<usize, BundleError>(1)
+            Ok::<usize, BundleError>(usize::from(self.send(blob, blobs).await?))
         });
         let put: Vec<_> = put.collect();
         let sent: Vec<usize> = iter(put).buffer_unordered(AT_ONCE).try_collect().await?;
@@ -120,9 +140,6 @@ impl dyn Place {
         Ok(Placed { manifest: Digest::of(&manifest), sent: sent.into_iter().sum() })
     }
 }
-
-/// Blobs on their way at the same time.
-const AT_ONCE: usize = 6;
 
 /// The manifest of a bundle.
 pub fn manifest_of(config: Descriptor, blobs: Vec<Descriptor>) -> Vec<u8> {

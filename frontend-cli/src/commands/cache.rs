@@ -33,7 +33,7 @@ pub(crate) fn export(root: Option<PathBuf>, args: &CacheExportArgs) -> Result<Ex
         (document.records.len(), document.layers.len(), document.mounts.len());
     let store = engine.store.clone();
     let written = engine.block_on(async {
-        let written = place.write(&document, &store, &Imported::default()).await;
+        let written = place.write(&document, &store, &Imported::default(), &HashSet::new()).await;
         written
             .map_err(|error| CliError::caused(format!("cannot write the cache to {place}"), &error))
     })?;

@@ -28,3 +28,4 @@ mod sealed;
 mod secrets;
 mod ssh;
 mod travel;
+mod uploads;

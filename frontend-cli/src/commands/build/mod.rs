@@ -19,6 +19,7 @@ mod record;
 mod source;
 mod ssh;
 pub(crate) mod travel;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -53,6 +54,7 @@ use options::BuildOptions;
 use output::Output;
 use source::BuildSource;
 use travel::CacheExporter;
+use uploads::Uploads;
 
 /// Triggers may name images whose triggers name images; nobody means more rounds than this.
 const MAX_LOWERING_ROUNDS: usize = 16;
@@ -193,8 +195,15 @@ async fn build_image(
     let worker = Arc::new(worker.with_imported(imported.clone()));
     let definition = Arc::new(definition);
     let records = Arc::new(BuildRecords::new(engine.store.clone(), imported.clone()));
-    let solving =
-        Solving { options, reporter: &reporter, worker: &worker, records: &records, progress };
+    let uploads = Uploads::start(&options.cache_to, options.offline, &engine.store, &definition)?;
+    let solving = Solving {
+        options,
+        reporter: &reporter,
+        worker: &worker,
+        uploads: &uploads,
+        records: &records,
+        progress,
+    };
     let solution = solving.solve_with(&imported, definition.clone()).await?;
     if let Err(error) = records.settle(&definition, &solution) {
         progress.warn(format!("the imported results are not recorded: {error}"));
@@ -209,7 +218,6 @@ async fn build_image(
     }
     let caches = CacheExporter {
         engine,
-        offline: options.offline,
         imported: &imported,
         records: &records,
         worker: &worker,
@@ -226,9 +234,7 @@ async fn build_image(
     let exporter =
         Exporter { engine, options, registries: &registries, resolver: &resolver, progress };
     let built = exporter.export(targets, &solution).await?;
-    for to in &options.cache_to {
-        caches.export(to).await?;
-    }
+    caches.export(uploads).await?;
     worker.finish().await;
     if solution.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
         engine.sync_later();
@@ -337,6 +343,7 @@ struct Solving<'a> {
     options: &'a BuildOptions,
     reporter: &'a FailureReporter<'a>,
     worker: &'a Arc<LocalWorker>,
+    uploads: &'a Uploads,
     records: &'a Arc<BuildRecords>,
     progress: &'a Progress,
 }
@@ -381,7 +388,7 @@ impl Solving<'_> {
 
     async fn solve(&self, definition: Arc<Definition>) -> Result<Solution, SolveError> {
         let solver = Solver::new(
-            self.worker.clone(),
+            self.uploads.watching(self.worker),
             self.records.clone(),
             SolverOptions {
                 max_parallelism: self.options.max_parallelism,

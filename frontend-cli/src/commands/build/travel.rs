@@ -19,7 +19,8 @@ use solver::llb::{Definition, InputRole, VertexId};
 use solver::{ContentRequest, Records, Solution, Worker, portable};
 
 use super::build_records::BuildRecords;
-use super::cache_spec::{CacheFrom, CacheTo, PlaceSpec};
+use super::cache_spec::{CacheFrom, PlaceSpec};
+use super::uploads::{Target, Uploads};
 use crate::commands::engine::Engine;
 use crate::progress::{Outcome, Progress};
 use crate::report::{CliError, chain};
@@ -101,7 +102,6 @@ fn warning(place: &str, error: &BundleError) -> String {
 /// What a cache export works on.
 pub(super) struct CacheExporter<'a> {
     pub(super) engine: &'a Engine,
-    pub(super) offline: bool,
     pub(super) imported: &'a Imported,
     pub(super) records: &'a Arc<BuildRecords>,
     pub(super) worker: &'a Arc<LocalWorker>,
@@ -111,17 +111,24 @@ pub(super) struct CacheExporter<'a> {
 }
 
 impl CacheExporter<'_> {
-    /// Writes the results of the build to a place.
-    pub(super) async fn export(&self, to: &CacheTo) -> Result<(), CliError> {
-        let Some(spec) = &to.place else { return Ok(()) };
-        let place = place(spec, self.offline)?;
-        let step = self.progress.begin(&match spec {
-            PlaceSpec::Local { .. } => "exporting cache to client directory".to_owned(),
-            PlaceSpec::Registry { .. } => "exporting cache to registry".to_owned(),
-            PlaceSpec::S3(_) => "exporting cache to Amazon S3".to_owned(),
+    /// Writes the results of the build to a place, and waits for those of its layers that are on
+    /// their way.
+    pub(super) async fn export(&self, uploads: Uploads) -> Result<(), CliError> {
+        for target in uploads.finish().await {
+            self.export_to(&target).await?;
+        }
+        Ok(())
+    }
+
+    async fn export_to(&self, target: &Target) -> Result<(), CliError> {
+        let Target { to, place, .. } = target;
+        let step = self.progress.begin(match &to.place {
+            Some(PlaceSpec::Local { .. }) | None => "exporting cache to client directory",
+            Some(PlaceSpec::Registry { .. }) => "exporting cache to registry",
+            Some(PlaceSpec::S3(_)) => "exporting cache to Amazon S3",
         });
         self.progress.log(step, "preparing build cache for export");
-        match self.write(to, &place).await {
+        match self.write(target, &target.sent()).await {
             Ok(digest) => {
                 self.progress.log(step, &format!("writing cache image manifest {digest}"));
                 self.progress.finish(step, Outcome::Done);
@@ -141,8 +148,8 @@ impl CacheExporter<'_> {
 
     async fn write(
         &self,
-        to: &CacheTo,
-        place: &Arc<dyn Place>,
+        Target { to, place, .. }: &Target,
+        known: &HashSet<cache::oci::Digest>,
     ) -> Result<cache::oci::Digest, Box<dyn std::error::Error + Send + Sync>> {
         let records = self.result_records(to.all_steps).await?;
         let (store, imported, form) = (self.engine.store.clone(), self.imported.clone(), to.form);
@@ -151,7 +158,7 @@ impl CacheExporter<'_> {
             exporter::bundle(&store, &imported, &records, form).map_err(Box::new)
         });
         let document: Document = made.await??;
-        let placed = place.write(&document, &self.engine.store, self.imported).await?;
+        let placed = place.write(&document, &self.engine.store, self.imported, known).await?;
         Ok(placed.manifest)
     }
 
@@ -223,7 +230,7 @@ impl CacheExporter<'_> {
 }
 
 /// The vertices that the targets' trees were made by, one on the other.
-fn result_vertices(definition: &Definition) -> HashSet<VertexId> {
+pub(super) fn result_vertices(definition: &Definition) -> HashSet<VertexId> {
     let mut open: Vec<VertexId> = definition.targets().iter().map(|target| target.vertex).collect();
     let mut found = HashSet::new();
     while let Some(id) = open.pop() {
