@@ -120,7 +120,7 @@ fn prepare<'a>(
     images
         .iter()
         .map(|SaveImage { image, names }| {
-            let layers = layers(store, image, options.form)?;
+            let layers = layers(store, image, options.form, &BTreeSet::new())?;
             let config = store.blobs().read(&image.config_digest, CONFIG_LIMIT)?;
             let bytes = match own_manifest(store, image, &layers, options)? {
                 Some(bytes) => bytes,

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use cache::Store;
+use cache::bundle::Tree;
 use cache::image::Image;
-use cache::image::document::{self, write_manifest};
+use cache::image::document::{self, digest_of, write_manifest};
 use cache::oci::{DiffId, Digest, HistoryEntry, ImageConfiguration, MediaType, RootFs};
 use cache::snapshot::{LayerDigests, Snapshot};
 use jiff::Timestamp;
@@ -42,7 +43,7 @@ pub fn assemble(
     store: &Store,
     rootfs: Option<&Snapshot>,
     base: Option<&Image>,
-    mut config: ImageConfiguration,
+    config: ImageConfiguration,
     options: &AssembleOptions,
 ) -> Result<Image, ExportError> {
     let stack = stack(rootfs);
@@ -52,16 +53,42 @@ pub fn assemble(
         // From now on the image's DiffIds find this tree.
         rootfs.chain()?;
     }
-    let diff_ids: Vec<DiffId> = digests.iter().map(|digests| digests.diff_id).collect();
-    let layers: Vec<Descriptor> = digests
-        .iter()
-        .enumerate()
-        .map(|(number, digests)| {
-            base_layer(base, number, digests).unwrap_or_else(|| plain(digests))
-        })
-        .collect();
-    let times: Vec<&str> = stack.iter().map(|snapshot| snapshot.created()).collect();
+    let layers = stack.iter().zip(&digests).enumerate().map(|(number, (snapshot, digests))| {
+        let blob = base_layer(base, number, &digests.diff_id).unwrap_or_else(|| plain(digests));
+        (digests.diff_id, snapshot.created(), blob)
+    });
+    put(store, layers.collect(), config, options)
+}
+
+/// As [`assemble`], of a tree that is not here: the manifest lists its layers as they travel. They
+/// need not be here either.
+pub fn assemble_far(
+    store: &Store,
+    tree: &Tree,
+    base: Option<&Image>,
+    config: ImageConfiguration,
+    options: &AssembleOptions,
+) -> Result<Image, ExportError> {
+    let here =
+        |blob: &Descriptor| digest_of(blob).is_ok_and(|digest| store.blobs().contains(&digest));
+    let layers = tree.layers.iter().enumerate().map(|(number, (layer, blob))| {
+        let own = base_layer(base, number, &layer.diff_id).filter(here);
+        (layer.diff_id, layer.created.as_str(), own.unwrap_or_else(|| blob.clone()))
+    });
+    put(store, layers.collect(), config, options)
+}
+
+/// Completes the configuration with these layers, bottom first, and stores the image.
+fn put(
+    store: &Store,
+    layers: Vec<(DiffId, &str, Descriptor)>,
+    mut config: ImageConfiguration,
+    options: &AssembleOptions,
+) -> Result<Image, ExportError> {
+    let times: Vec<&str> = layers.iter().map(|(_, created, _)| *created).collect();
     date(&mut config, &times);
+    let diff_ids: Vec<DiffId> = layers.iter().map(|(diff_id, ..)| *diff_id).collect();
+    let layers = layers.into_iter().map(|(.., blob)| blob).collect();
     if let Some(epoch) = options.source_date_epoch {
         clamp(&mut config, epoch)?;
     }
@@ -104,9 +131,9 @@ pub(crate) fn manifest(
 }
 
 /// The base's own descriptor of a layer, under its OCI name.
-fn base_layer(base: Option<&Image>, number: usize, digests: &LayerDigests) -> Option<Descriptor> {
+fn base_layer(base: Option<&Image>, number: usize, diff_id: &DiffId) -> Option<Descriptor> {
     let base = base?;
-    if base.config.rootfs.diff_ids.get(number) != Some(&digests.diff_id) {
+    if base.config.rootfs.diff_ids.get(number) != Some(diff_id) {
         return None;
     }
     let mut descriptor = base.manifest.layers().get(number)?.clone();

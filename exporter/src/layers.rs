@@ -4,6 +4,7 @@
 //! of a snapshot. Compressing costs the most of a push, so its result is kept: the index remembers
 //! which blob a DiffId became in which form.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use cache::Store;
@@ -74,15 +75,18 @@ pub(crate) enum Source {
 }
 
 /// The layers of an image in the wanted form, bottom first. Compresses what is not there in this
-/// form, several layers at the same time; CPU-bound.
+/// form, several layers at the same time; CPU-bound. Blobs of `elsewhere` are as good as here where
+/// they are taken as they are.
 pub(crate) fn layers(
     store: &Store,
     image: &Image,
     form: LayerForm,
+    elsewhere: &BTreeSet<Digest>,
 ) -> Result<Vec<Layer>, ExportError> {
     // Threads of their own, not the pool's: they wait for pipes, and the pool is what compresses.
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut open = sources(store, image)?.into_iter().zip(&image.config.rootfs.diff_ids).peekable();
+    let mut open =
+        sources(store, image, elsewhere)?.into_iter().zip(&image.config.rootfs.diff_ids).peekable();
     let mut layers = Vec::new();
     while open.peek().is_some() {
         let done: Vec<Result<Layer, ExportError>> = std::thread::scope(|scope| {
@@ -103,7 +107,11 @@ pub(crate) fn layers(
     Ok(layers)
 }
 
-fn sources(store: &Store, image: &Image) -> Result<Vec<Source>, ExportError> {
+fn sources(
+    store: &Store,
+    image: &Image,
+    elsewhere: &BTreeSet<Digest>,
+) -> Result<Vec<Source>, ExportError> {
     let diff_ids = &image.config.rootfs.diff_ids;
     // The snapshots are looked up at most once, and only if a blob is missing.
     let mut stack: Option<Vec<Snapshot>> = None;
@@ -111,6 +119,11 @@ fn sources(store: &Store, image: &Image) -> Result<Vec<Source>, ExportError> {
     for number in 0..diff_ids.len() {
         if let Some(blob) = layer_blob(store, image, number)? {
             sources.push(Source::Blob(Box::new(blob)));
+            continue;
+        }
+        let listed = &image.manifest.layers()[number];
+        if digest_of(listed).is_ok_and(|digest| elsewhere.contains(&digest)) {
+            sources.push(Source::Blob(Box::new(listed.clone())));
             continue;
         }
         if stack.is_none() {

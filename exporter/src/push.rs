@@ -1,6 +1,6 @@
 //! A local image goes to a registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cache::Store;
@@ -23,6 +23,8 @@ pub struct PushOptions {
     pub target: PushTarget,
     /// Annotations of the manifest; with any, it gets another digest.
     pub annotations: BTreeMap<String, String>,
+    /// Compressed layers that are where the image goes, and need not be here.
+    pub there: BTreeSet<Digest>,
 }
 
 impl Default for PushOptions {
@@ -31,6 +33,7 @@ impl Default for PushOptions {
             form: LayerForm::default(),
             target: PushTarget::Name,
             annotations: BTreeMap::new(),
+            there: BTreeSet::new(),
         }
     }
 }
@@ -126,7 +129,7 @@ fn prepare(store: &Store, image: &Image, options: &PushOptions) -> Result<Prepar
         return Ok(Prepared { manifest, blobs: once(listed.cloned()) });
     }
     let mut descriptors = Vec::new();
-    for layer in layers(store, image, options.form)? {
+    for layer in layers(store, image, options.form, &options.there)? {
         descriptors.push(match layer {
             Layer::Blob(descriptor) => descriptor,
             Layer::Packed { descriptor, snapshot } => store_packed(store, &descriptor, &snapshot)?,
@@ -149,8 +152,8 @@ fn as_it_came(
 ) -> Result<Option<PushManifest>, ExportError> {
     let fits = |layer: &Descriptor| {
         let plain = document::layer_type(layer.media_type()) == Some(MediaType::ImageLayer);
-        let here = digest_of(layer).is_ok_and(|digest| store.blobs().contains(&digest));
-        here && !plain
+        let had = |digest| options.there.contains(&digest) || store.blobs().contains(&digest);
+        digest_of(layer).is_ok_and(had) && !plain
     };
     if options.form.force
         || !options.annotations.is_empty()
@@ -178,7 +181,7 @@ pub(crate) fn store_packed(
 }
 
 fn once(descriptors: impl Iterator<Item = Descriptor>) -> Vec<Descriptor> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     descriptors.filter(|blob| seen.insert(blob.digest().to_string())).collect()
 }
 

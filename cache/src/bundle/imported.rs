@@ -6,7 +6,7 @@
 //! to its digests. A place that fails once is given up for the rest of the build, and its records
 //! with it: its names [are offered](Imported::offers) no more, and the solver does the work again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,10 +15,10 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use super::document::{Document, Layer};
 use super::{BundleError, Place};
 use crate::hash::Fingerprint;
-use crate::image::document::{digest_of, layer_type};
+use crate::image::document::{descriptor, digest_of, layer_type};
 use crate::index::{CacheKey, Output, Record};
 use crate::layer::{UnpackLimits, decompressor, unpack};
-use crate::oci::{ChainId, Descriptor, DiffId};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageName, MediaType};
 use crate::snapshot::{CommitInfo, Snapshot, SnapshotId};
 use crate::state::Store;
 
@@ -145,6 +145,74 @@ impl Imported {
         self.inner.trees.contains_key(name)
     }
 
+    /// Whether a name is one of ours, whose tree is not here.
+    pub fn is_far(&self, name: &SnapshotId) -> bool {
+        self.knows(name) && self.made(name).is_none()
+    }
+
+    /// Where the layers of a tree are, if that is a repository.
+    pub fn repository(&self, name: &SnapshotId) -> Option<ImageName> {
+        self.wanted(name)?.0.place.repository().cloned()
+    }
+
+    /// The layers of a tree that is not here, bottom first: each in a form that is here, or as it
+    /// travels, where that is one of `there` or there is no other.
+    pub fn layers(
+        &self,
+        store: &Store,
+        name: &SnapshotId,
+        there: &BTreeSet<Digest>,
+    ) -> Result<Option<Tree>, BundleError> {
+        let Some((source, top)) = self.wanted(name) else { return Ok(None) };
+        let forms = forms(store, source, top, there)?;
+        Ok(Some(Tree { layers: forms.into_iter().map(|(layer, blob, _)| (layer, blob)).collect() }))
+    }
+
+    /// Those of [`Imported::layers`] that are neither here nor there.
+    pub fn missing(
+        &self,
+        store: &Store,
+        name: &SnapshotId,
+        there: &BTreeSet<Digest>,
+    ) -> Result<Vec<(Layer, Descriptor)>, BundleError> {
+        let Some((source, top)) = self.wanted(name) else { return Err(self.given_up(name)) };
+        let missing = forms(store, source, top, there)?.into_iter().filter(|(.., had)| !had);
+        Ok(missing.map(|(layer, blob, _)| (layer, blob)).collect())
+    }
+
+    /// Brings some layers of a tree here, without making the tree.
+    ///
+    /// # Errors
+    /// As [`Imported::make`].
+    pub async fn fetch(
+        &self,
+        store: &Store,
+        name: &SnapshotId,
+        layers: &[(Layer, Descriptor)],
+    ) -> Result<(), BundleError> {
+        let Some((source, _)) = self.wanted(name) else { return Err(self.given_up(name)) };
+        let fetches = layers.iter().map(|(layer, blob)| async move {
+            source.place.fetch_in_time(blob, store.blobs()).await?;
+            remember_blob(store, layer, blob)
+        });
+        let fetches: Vec<_> = fetches.collect();
+        let fetched = iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await;
+        fetched.map_err(|error| {
+            let place = source.place.to_string();
+            source.give_up(error);
+            BundleError::GivenUp { place }
+        })
+    }
+
+    fn given_up(&self, name: &SnapshotId) -> BundleError {
+        match self.inner.trees.get(name) {
+            Some((source, _)) => {
+                BundleError::GivenUp { place: self.inner.sources[*source].place.to_string() }
+            }
+            None => crate::StoreError::NoSnapshot { id: *name }.into(),
+        }
+    }
+
     /// What a tree is made of, for passing it on without having it.
     pub fn tree(&self, name: &SnapshotId) -> Option<Tree> {
         let (source, top) = self.wanted(name)?;
@@ -169,13 +237,7 @@ impl Imported {
         if let Some(made) = self.made(name) {
             return Ok(made);
         }
-        let Some((source, top)) = self.wanted(name) else {
-            let place = match self.inner.trees.get(name) {
-                Some((source, _)) => self.inner.sources[*source].place.to_string(),
-                None => return Err(crate::StoreError::NoSnapshot { id: *name }.into()),
-            };
-            return Err(BundleError::GivenUp { place });
-        };
+        let Some((source, top)) = self.wanted(name) else { return Err(self.given_up(name)) };
         match self.make_of(store, source, top, progress).await {
             Ok(snapshot) => {
                 self.lock_made().insert(*name, snapshot);
@@ -285,6 +347,40 @@ impl Source {
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
     }
+}
+
+/// Every layer of a tree in the form that is best to have, and whether it is here or there.
+fn forms(
+    store: &Store,
+    source: &Source,
+    top: usize,
+    there: &BTreeSet<Digest>,
+) -> Result<Vec<(Layer, Descriptor, bool)>, BundleError> {
+    let mut forms = Vec::new();
+    for number in source.document.stack(top) {
+        let layer = source.document.layers[number].clone();
+        let blob = blob_of(store, source, &layer)?;
+        let digest = super::place::digest(&blob)?;
+        let had = there.contains(&digest) || store.blobs().contains(&digest);
+        let made_here = match had {
+            true => None,
+            false => made_here(store, &source.chains[number].0, &layer)?,
+        };
+        let is_here = had || made_here.is_some();
+        forms.push((layer, made_here.unwrap_or(blob), is_here));
+    }
+    Ok(forms)
+}
+
+/// The layer as a plain tar, if there is a snapshot of which that can be made.
+fn made_here(
+    store: &Store,
+    chain: &ChainId,
+    layer: &Layer,
+) -> Result<Option<Descriptor>, BundleError> {
+    let Some(snapshot) = store.snapshots().unpacked(chain)? else { return Ok(None) };
+    let recorded = snapshot.recorded_layer()?.filter(|own| own.diff_id == layer.diff_id);
+    Ok(recorded.map(|own| descriptor(MediaType::ImageLayer, own.size, &own.diff_id.0)))
 }
 
 /// The blob of a layer: another form of it where that is here already.

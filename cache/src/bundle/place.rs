@@ -11,7 +11,7 @@ use super::document::{DOCUMENT_TYPE, Document, PACKED_LIMIT};
 use super::{BundleError, Imported};
 use crate::blob::Blobs;
 use crate::image::document::{descriptor, digest_of, write_manifest};
-use crate::oci::{Descriptor, Digest, ImageManifest, MediaType};
+use crate::oci::{Descriptor, Digest, ImageManifest, ImageName, MediaType};
 use crate::state::Store;
 
 /// How long the manifest and the document of a bundle are waited for.
@@ -62,6 +62,11 @@ pub trait Place: Debug + std::fmt::Display + Send + Sync {
         blob: &'a Descriptor,
         from: &'a Blobs,
     ) -> BoxFuture<'a, Result<(), BundleError>>;
+
+    /// The repository of a registry that it is, from which blobs can be mounted.
+    fn repository(&self) -> Option<&ImageName> {
+        None
+    }
 
     /// Puts down the manifest, when everything it names is there.
     fn put_manifest<'a>(&'a self, manifest: &'a [u8]) -> BoxFuture<'a, Result<(), BundleError>>;

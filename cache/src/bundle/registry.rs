@@ -67,6 +67,10 @@ impl Place for RegistryPlace {
         Box::pin(async { Ok(self.registries.put_blob(&self.name, blob, from).await?) })
     }
 
+    fn repository(&self) -> Option<&ImageName> {
+        Some(&self.name)
+    }
+
     fn put_manifest<'a>(&'a self, manifest: &'a [u8]) -> BoxFuture<'a, Result<(), BundleError>> {
         Box::pin(async {
             let media_type = MediaType::ImageManifest.to_string();

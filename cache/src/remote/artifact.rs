@@ -40,6 +40,29 @@ impl Registries {
         Ok((manifest, config))
     }
 
+    /// Whether a repository has a blob, or can have it of `source`, a repository of the same
+    /// registry, without anything being sent.
+    pub async fn has_or_mounts(
+        &self,
+        name: &ImageName,
+        blob: &Descriptor,
+        source: Option<&ImageName>,
+    ) -> Result<bool, RemoteError> {
+        if self.has(name, blob).await? {
+            return Ok(true);
+        }
+        let Some(source) = source.filter(|source| {
+            source.registry() == name.registry() && source.repository() != name.repository()
+        }) else {
+            return Ok(false);
+        };
+        let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
+        let digest = digest_of(blob).map_err(failed)?;
+        let host = self.transport.host(name.registry()).await?;
+        // A registry that does not mount has begun an upload instead, which it forgets in time.
+        Ok(self.begin(&host, name, &digest, Some(source.repository())).await?.is_none())
+    }
+
     /// Whether a repository has a blob.
     pub(crate) async fn has(
         &self,

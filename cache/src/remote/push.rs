@@ -170,7 +170,7 @@ impl Registries {
     }
 
     /// Starts an upload, or mounts the blob: then there is nothing to upload.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         host: &Host,
         name: &ImageName,

@@ -1,6 +1,5 @@
 //! `strake pull` and `strake push`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,7 +79,7 @@ pub(crate) fn push(root: Option<PathBuf>, args: &PushArgs) -> Result<ExitCode, C
     let options = PushOptions {
         form: LayerForm { compression: Compression::Gzip(6), force: false },
         target: PushTarget::Name,
-        annotations: BTreeMap::new(),
+        ..PushOptions::default()
     };
     let (progress, view) = progress::start(mode(args.quiet));
     let pushed = engine.block_on(async {

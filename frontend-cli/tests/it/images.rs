@@ -1,6 +1,7 @@
 //! Images in and out: the store, archives, a registry on loopback, and what skopeo says to them.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ fn built(sealed: &Sealed) -> String {
 pub(crate) struct Registry {
     child: Child,
     pub(crate) address: String,
+    log: PathBuf,
 }
 
 impl Registry {
@@ -45,14 +47,23 @@ impl Registry {
             ),
         );
         let mut command = sealed.command("docker-registry");
-        command.arg("serve").arg(configuration).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = sealed.path().join("registry.log");
+        let file = fs_err::File::create(&log).unwrap().into_file();
+        command.arg("serve").arg(configuration).stdout(file).stderr(Stdio::null());
         let child = command.spawn().unwrap();
         let started = Instant::now();
         while TcpStream::connect(&address).is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "the registry does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Registry { child, address }
+        Registry { child, address, log }
+    }
+
+    /// The requests until now, as `GET /v2/team/cache/blobs/sha256:…`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs_err::read_to_string(&self.log).unwrap();
+        let requests = log.lines().filter_map(|line| line.split('"').nth(1));
+        requests.map(|request| request.trim_end_matches(" HTTP/1.1").to_owned()).collect()
     }
 }
 

@@ -14,6 +14,7 @@ mod devices;
 mod disk_errors;
 mod examples;
 mod explain;
+mod far;
 mod faults;
 mod foreign;
 mod fuzz;

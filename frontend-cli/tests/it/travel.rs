@@ -24,29 +24,29 @@ COPY --from=tools /tools /tools
 ";
 
 /// A machine: a store, and a context with [`DOCKERFILE`].
-struct Machine(Sealed);
+pub(crate) struct Machine(pub(crate) Sealed);
 
 impl Machine {
-    fn new() -> Machine {
+    pub(crate) fn new() -> Machine {
         let sealed = Sealed::with_busybox(Identity::Caller);
         sealed.write("context/Dockerfile", DOCKERFILE);
         sealed.write("context/file", "aaa");
         Machine(sealed)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
     /// Builds with further arguments; the files of the result go to `out`.
     #[track_caller]
-    fn build(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn build(&self, arguments: &[&str]) -> Outcome {
         let out = format!("type=local,mode=delete,dest={}", self.path("out"));
         self.build_to(&out, arguments)
     }
 
     #[track_caller]
-    fn build_to(&self, out: &str, arguments: &[&str]) -> Outcome {
+    pub(crate) fn build_to(&self, out: &str, arguments: &[&str]) -> Outcome {
         let context = self.path("context");
         let words = ["build", "--progress=plain", "-o", out, &context];
         let outcome = self.0.strake(words.into_iter().chain(arguments.iter().copied()));
@@ -54,13 +54,13 @@ impl Machine {
         outcome
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         fs::read_to_string(self.0.path().join("out").join(name)).unwrap()
     }
 }
 
 /// The steps of a build that were executed, by what they do.
-fn executed(outcome: &Outcome) -> Vec<String> {
+pub(crate) fn executed(outcome: &Outcome) -> Vec<String> {
     let mut names = BTreeMap::new();
     let mut cached = Vec::new();
     for line in outcome.stderr.lines() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
+use cache::bundle::{Imported, Tree};
 use cache::image::Image;
 use cache::oci::{Descriptor, Digest, ImageName, Platform};
 use cache::remote::{PushTarget, Registries};
@@ -46,6 +47,9 @@ pub(super) struct Exporter<'a> {
     pub(super) options: &'a BuildOptions,
     pub(super) registries: &'a Registries,
     pub(super) resolver: &'a ImageResolver,
+    pub(super) imported: &'a Imported,
+    /// Layers that are where they go, and not here.
+    pub(super) there: BTreeSet<Digest>,
     pub(super) progress: &'a Progress,
 }
 
@@ -59,9 +63,16 @@ impl Exporter<'_> {
         for ((platform, lowered), output) in targets.into_iter().zip(&solution.outputs) {
             // Nobody asked for the files, and they need not be here.
             let unwanted = self.options.outputs.iter().all(Output::is_nothing);
+            let mut far = None;
             let snapshot = match &output.snapshot {
                 None => None,
                 Some(_) if unwanted => None,
+                Some(id) if self.imported.is_far(id) => {
+                    let layers = self.imported.layers(&self.engine.store, id, &self.there);
+                    far = layers
+                        .map_err(|error| CliError::caused("cannot find the result", &error))?;
+                    None
+                }
                 Some(id) => {
                     let snapshot = self.engine.store.snapshots().get(id).map_err(store_error)?;
                     Some(snapshot.ok_or_else(|| {
@@ -71,7 +82,7 @@ impl Exporter<'_> {
             };
             let wants_image = self.options.outputs.iter().any(Output::is_image);
             let image = match wants_image {
-                true => Some(self.assemble(&lowered, snapshot.clone()).await?),
+                true => Some(self.assemble(&lowered, snapshot.clone(), far).await?),
                 false => None,
             };
             built.push(Built { platform, snapshot, image });
@@ -87,6 +98,7 @@ impl Exporter<'_> {
         &self,
         lowered: &Lowered,
         snapshot: Option<Snapshot>,
+        far: Option<Tree>,
     ) -> Result<Image, CliError> {
         let step = self.progress.begin("exporting to image");
         let base =
@@ -97,8 +109,12 @@ impl Exporter<'_> {
             ..AssembleOptions::default()
         };
         let assembled = tokio::task::spawn_blocking(move || {
-            exporter::assemble(&store, snapshot.as_ref(), base.as_ref(), config, &options)
-                .map_err(|error| CliError::caused("cannot make the image", &error))
+            let base = base.as_ref();
+            let image = match far {
+                Some(tree) => exporter::assemble_far(&store, &tree, base, config, &options),
+                None => exporter::assemble(&store, snapshot.as_ref(), base, config, &options),
+            };
+            image.map_err(|error| CliError::caused("cannot make the image", &error))
         });
         let assembled = assembled.await.map_err(|error| CliError::internal(error.to_string()))?;
         self.settle(step, assembled)
@@ -195,6 +211,7 @@ impl Exporter<'_> {
             form: output.form,
             target: if by_digest { PushTarget::Digest } else { PushTarget::Name },
             annotations: output.annotations.clone(),
+            there: self.there.clone(),
         };
         for name in names {
             let step = self.progress.begin(&format!("pushing {name}"));

@@ -8,6 +8,7 @@ mod check;
 mod contexts;
 mod export;
 mod failure;
+mod far;
 mod findings;
 mod foreign;
 mod forward;
@@ -21,7 +22,7 @@ mod ssh;
 pub(crate) mod travel;
 mod uploads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +30,8 @@ use std::sync::Arc;
 
 use cache::bundle::Imported;
 use cache::gc::prune;
-use cache::oci::Platform;
+use cache::oci::{Digest, Platform};
+use cache::remote::Registries;
 use executor::{ExecutorError, LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
@@ -48,10 +50,10 @@ use build_records::BuildRecords;
 use contexts::NamedContexts;
 use export::{Built, Exporter};
 use failure::FailureReporter;
+use far::Needs as FarNeeds;
 use findings::Findings;
 use images::ImageResolver;
 use options::BuildOptions;
-use output::Output;
 use source::BuildSource;
 use travel::CacheExporter;
 use uploads::Uploads;
@@ -197,14 +199,16 @@ async fn build_image(
     let records = Arc::new(BuildRecords::new(engine.store.clone(), imported.clone()));
     let uploads = Uploads::start(&options.cache_to, options.offline, &engine.store, &definition)?;
     let solving = Solving {
+        engine,
         options,
         reporter: &reporter,
         worker: &worker,
         uploads: &uploads,
         records: &records,
+        registries: &registries,
         progress,
     };
-    let solution = solving.solve_with(&imported, definition.clone()).await?;
+    let (solution, there) = solving.solve_with(&imported, definition.clone()).await?;
     if let Err(error) = records.settle(&definition, &solution) {
         progress.warn(format!("the imported results are not recorded: {error}"));
     }
@@ -231,8 +235,15 @@ async fn build_image(
             lowered.config.extra.insert(field, value);
         }
     }
-    let exporter =
-        Exporter { engine, options, registries: &registries, resolver: &resolver, progress };
+    let exporter = Exporter {
+        engine,
+        options,
+        registries: &registries,
+        resolver: &resolver,
+        imported: &imported,
+        there,
+        progress,
+    };
     let built = exporter.export(targets, &solution).await?;
     caches.export(uploads).await?;
     worker.finish().await;
@@ -340,27 +351,30 @@ async fn lower_with_images(
 
 /// What a solve works with.
 struct Solving<'a> {
+    engine: &'a Engine,
     options: &'a BuildOptions,
     reporter: &'a FailureReporter<'a>,
     worker: &'a Arc<LocalWorker>,
     uploads: &'a Uploads,
     records: &'a Arc<BuildRecords>,
+    registries: &'a Registries,
     progress: &'a Progress,
 }
 
 impl Solving<'_> {
     /// Solves; and again without a cache that turns out to be broken, of which there are so many at
-    /// the most. The trees of the targets are here at the end, if anybody wants their files.
+    /// the most. What the outputs need of the targets' trees is here at the end, but for the layers
+    /// that are where they go already: those are the answer's second half.
     async fn solve_with(
         &self,
         imported: &Imported,
         definition: Arc<Definition>,
-    ) -> Result<Solution, CliError> {
+    ) -> Result<(Solution, BTreeSet<Digest>), CliError> {
         loop {
             let solved = self.solve(definition.clone()).await;
             let failure = match solved {
                 Ok(mut solution) => match self.bring_targets(imported, &mut solution).await {
-                    Ok(()) => return Ok(solution),
+                    Ok(there) => return Ok((solution, there)),
                     Err(error) => CliError::caused("cannot fetch the build's result", &error),
                 },
                 Err(error) => self.reporter.solve_error(&error),
@@ -375,15 +389,26 @@ impl Solving<'_> {
         &self,
         imported: &Imported,
         solution: &mut Solution,
-    ) -> Result<(), ExecutorError> {
-        if self.options.outputs.iter().all(Output::is_nothing) {
-            return Ok(());
-        }
+    ) -> Result<BTreeSet<Digest>, ExecutorError> {
+        let (options, store) = (self.options, &self.engine.store);
+        let mut there = BTreeSet::new();
         for output in &mut solution.outputs {
-            self.worker.bring(output, &LogSink::nobody()).await?;
-            output.snapshot = output.snapshot.map(|id| imported.made(&id).unwrap_or(id));
+            let Some(tree) = output.snapshot.filter(|id| imported.knows(id)) else { continue };
+            match FarNeeds::of(options) {
+                FarNeeds::Nothing => continue,
+                FarNeeds::Files => self.worker.bring(output, &LogSink::nobody()).await?,
+                _ if !imported.is_far(&tree) => {}
+                FarNeeds::Layers => far::bring_layers(store, imported, &tree).await?,
+                FarNeeds::Push => {
+                    let registries = self.registries;
+                    there.extend(
+                        far::bring_for_push(store, imported, registries, options, &tree).await?,
+                    );
+                }
+            }
+            output.snapshot = Some(imported.made(&tree).unwrap_or(tree));
         }
-        Ok(())
+        Ok(there)
     }
 
     async fn solve(&self, definition: Arc<Definition>) -> Result<Solution, SolveError> {
