@@ -5,7 +5,7 @@
 //! ```text
 //! manifest    an OCI image manifest: config = the document, layers = every blob
 //! document    JSON, zstd: layers (each on an earlier one), records, cache mounts   [`document`]
-//! blobs       layers and cache mounts as tars, compressed
+//! blobs       layers as tars, and cache mounts as pieces of tars, compressed
 //! ```
 //!
 //! Reading costs the manifest and the document. The blobs of a layer are fetched when a step needs
@@ -23,6 +23,7 @@ pub mod mounts;
 mod place;
 mod registry;
 mod s3;
+mod segments;
 
 pub use error::BundleError;
 pub use imported::{Imported, Tree};

@@ -1,9 +1,9 @@
 //! What a bundle knows, as one small document.
 //!
 //! ```text
-//! layers    [{parent: an earlier layer's number, diff_id, content, created, blob}]
-//! records   [{key, op, name, created, outputs: [{layer, content}], ingredients}]
-//! mounts    [{name, id, blob, …}]
+//! layers        [{parent: an earlier layer's number, diff_id, content, created, blob}]
+//! records       [{key, op, name, created, outputs: [{layer, content}], ingredients}]
+//! split_mounts  [{name, id, segments: [blob], …}]
 //! ```
 //!
 //! A layer stands on one with a smaller number, so there are no cycles to look for. The document is
@@ -36,6 +36,8 @@ const JSON_LIMIT: u64 = 256 << 20;
 const MAX_RECORDS: usize = 100_000;
 /// Layers, and cache mounts.
 const MAX_LAYERS: usize = 20_000;
+/// Of all cache mounts together.
+pub(super) const MAX_SEGMENTS: usize = 16_000;
 /// Outputs of one record.
 const MAX_OUTPUTS: usize = 64;
 /// What can be stacked here.
@@ -53,9 +55,12 @@ pub struct Document {
     pub layers: Vec<Layer>,
     /// What was built.
     pub records: Vec<Entry>,
-    /// Cache mounts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Cache mounts. Those who do not know of them read the rest.
+    #[serde(rename = "split_mounts", default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Cache mounts as they were once: they become mounts of one segment.
+    #[serde(rename = "mounts", default, skip_serializing)]
+    whole_mounts: Vec<WholeMount>,
 }
 
 /// One layer of a tree.
@@ -119,8 +124,27 @@ pub struct Mount {
     pub gid: u32,
     /// Permissions of the directory itself.
     pub mode: u32,
-    /// How it travels.
-    pub blob: Blob,
+    /// How it travels: the pieces of the tar, each compressed, in their order.
+    pub segments: Vec<Blob>,
+}
+
+/// A cache mount in one blob.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct WholeMount {
+    name: String,
+    id: String,
+    diff_id: DiffId,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    blob: Blob,
+}
+
+impl From<WholeMount> for Mount {
+    fn from(whole: WholeMount) -> Mount {
+        let WholeMount { name, id, diff_id, uid, gid, mode, blob } = whole;
+        Mount { name, id, diff_id, uid, gid, mode, segments: vec![blob] }
+    }
 }
 
 impl Blob {
@@ -141,7 +165,13 @@ impl Blob {
 
 impl Default for Document {
     fn default() -> Self {
-        Document { version: VERSION, layers: Vec::new(), records: Vec::new(), mounts: Vec::new() }
+        Document {
+            version: VERSION,
+            layers: Vec::new(),
+            records: Vec::new(),
+            mounts: Vec::new(),
+            whole_mounts: Vec::new(),
+        }
     }
 }
 
@@ -179,8 +209,10 @@ impl Document {
             let found = version.version;
             return Err(refused(format!("it has version {found}, not {VERSION}")));
         }
-        let document: Document =
+        let mut document: Document =
             serde_json::from_slice(&json).map_err(|error| refused(error.to_string()))?;
+        let whole = std::mem::take(&mut document.whole_mounts);
+        document.mounts.extend(whole.into_iter().map(Mount::from));
         document.check()?;
         Ok(document)
     }
@@ -227,6 +259,9 @@ impl Document {
                 return Err(refused(format!("`{}` is no cache mount", mount.name)));
             }
         }
+        if self.mounts.iter().map(|mount| mount.segments.len()).sum::<usize>() > MAX_SEGMENTS {
+            return Err(refused(format!("its mounts have more than {MAX_SEGMENTS} segments")));
+        }
         Ok(())
     }
 
@@ -235,7 +270,7 @@ impl Document {
         let mut seen = std::collections::BTreeSet::new();
         let layers = self.layers.iter().filter_map(|layer| layer.blob.as_ref());
         layers
-            .chain(self.mounts.iter().map(|mount| &mount.blob))
+            .chain(self.mounts.iter().flat_map(|mount| &mount.segments))
             .filter(|blob| seen.insert(blob.digest))
             .map(Blob::descriptor)
             .collect()
@@ -324,6 +359,21 @@ mod tests {
         check(&unknown, Some("names no layer"));
         check(&Document { version: 2, ..Document::default() }, Some("version 2"));
         assert!(Document::unpack(b"what").is_err());
+    }
+
+    #[test]
+    fn mounts_of_one_blob_are_read() {
+        let digest = Digest::of(b"x");
+        let text = format!(
+            r#"{{"version":1,"layers":[],"records":[],"mounts":[{{"name":"{}","id":"go",
+            "diff_id":"{digest}","uid":0,"gid":0,"mode":493,
+            "blob":{{"media_type":"{MOUNT_TYPE}","digest":"{digest}","size":1}}}}]}}"#,
+            "0123456789abcdef".repeat(2)
+        );
+        let document = Document::unpack(&zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+        assert_eq!(document.blobs().len(), 1);
+        assert_eq!(document.mounts[0].segments[0].digest, digest);
+        check(&document, None);
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! Cache mounts as blobs, and back.
 //!
-//! A mount travels as one tar, so that one nobody touched has the digest that it had, and is not
-//! sent again. Coming in, it is unpacked beside and renamed; a mount that is here already is newer
+//! A mount travels as one tar, cut into [segments](super::segments): of a mount that changed, only
+//! those are compressed and sent in which something changed. Coming in, it is unpacked beside and renamed; a mount that is here already is newer
 //! than any bundle, and stays as it is.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::BundleError;
-use super::document::{Blob, MOUNT_TYPE, Mount};
+use super::document::{Blob, MAX_SEGMENTS, MOUNT_TYPE, Mount};
 use super::place::digest;
+use super::segments::Segments;
+use crate::error::LayerError;
 use crate::image::document::descriptor;
 use crate::layer::{Compression, UnpackLimits, compress, decompressor, pack_directory, unpack};
 use crate::lock::{LockMode, open_lock_file, try_lock};
-use crate::oci::MediaType;
+use crate::oci::{DiffId, Digest, MediaType};
 use crate::state::{Store, file_error};
 
 /// Cache mounts hold what package managers compressed already.
 const COMPRESSION: Compression = Compression::Zstd(3);
+/// What the index calls a segment that is compressed so.
+const SEGMENT_KIND: &str = "cache mount zstd-3";
 
 /// What became of the mounts of a store.
 #[derive(Debug, Default)]
@@ -68,22 +72,19 @@ pub fn pack_mounts(store: &Store) -> Result<PackedMounts, BundleError> {
 fn pack_mount(store: &Store, name: &str, id: &str, data: &Path) -> Result<Mount, BundleError> {
     let failed = |source| BundleError::Layer { source: Box::new(source) };
     let metadata = fs_err::metadata(data).map_err(file_error("read", data))?;
-    let mut writer = store.blobs().writer()?;
-    let (mut reader, mut pipe) = std::io::pipe().map_err(file_error("make a pipe for", data))?;
-    let found = std::thread::scope(|scope| {
+    let (reader, mut pipe) = std::io::pipe().map_err(file_error("make a pipe for", data))?;
+    let (segments, found) = std::thread::scope(|scope| {
         let packing = scope.spawn(move || {
             let packed = pack_directory(data, &mut pipe);
             let _ = pipe.flush();
             packed
         });
-        let compressed = compress(COMPRESSION, &mut reader, &mut writer);
-        // Lets a packer that is still writing fail instead of wait.
-        drop(reader);
+        // It takes the reader along when it ends: a packer that still writes fails then.
+        let segments = pack_segments(store, Segments::new(reader));
         let packed = packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        compressed.map_err(failed)?;
-        packed.map_err(failed)
+        let segments = segments?;
+        packed.map_err(failed).map(|packed| (segments, packed))
     })?;
-    let (digest, size) = writer.commit()?;
     Ok(Mount {
         name: name.to_owned(),
         id: id.to_owned(),
@@ -91,8 +92,40 @@ fn pack_mount(store: &Store, name: &str, id: &str, data: &Path) -> Result<Mount,
         uid: metadata.uid(),
         gid: metadata.gid(),
         mode: metadata.mode() & 0o7777,
-        blob: Blob { media_type: MOUNT_TYPE.to_owned(), digest, size },
+        segments,
     })
+}
+
+/// The blobs of segments. What was compressed once is not compressed again.
+fn pack_segments(
+    store: &Store,
+    mut segments: Segments<impl Read>,
+) -> Result<Vec<Blob>, BundleError> {
+    let failed = |source| BundleError::Layer { source: Box::new(source) };
+    let mut blobs = Vec::new();
+    let mut segment = Vec::new();
+    while segments.next(&mut segment).map_err(|source| failed(LayerError::Read { source }))? {
+        if blobs.len() == MAX_SEGMENTS {
+            let reason = format!("it has more than {MAX_SEGMENTS} segments");
+            return Err(BundleError::Refused { reason });
+        }
+        let plain = DiffId(Digest::of(&segment));
+        let known = store.index().layer_blob(&plain, SEGMENT_KIND)?;
+        let known = known.filter(|blob| digest(blob).is_ok_and(|d| store.blobs().contains(&d)));
+        let blob = match known {
+            Some(blob) => blob,
+            None => {
+                let mut writer = store.blobs().writer()?;
+                compress(COMPRESSION, &mut segment.as_slice(), &mut writer).map_err(failed)?;
+                let (digest, size) = writer.commit()?;
+                let blob = descriptor(MediaType::from(MOUNT_TYPE), size, &digest);
+                store.index().put_layer_blob(&plain, SEGMENT_KIND, &blob)?;
+                blob
+            }
+        };
+        blobs.push(Blob::of(&blob)?);
+    }
+    Ok(blobs)
 }
 
 /// Whether a cache mount of this name has to be fetched: there is none yet.
@@ -100,17 +133,12 @@ pub fn wants_mount(store: &Store, mount: &Mount) -> bool {
     !store.cache_mounts_dir().join(&mount.name).join("data").exists()
 }
 
-/// Makes a cache mount of its blob, which must be in the store. `false` if a step was faster.
+/// Makes a cache mount of its segments, which must be in the store. `false` if a step was faster.
 /// Blocking.
 pub fn unpack_mount(store: &Store, mount: &Mount) -> Result<bool, BundleError> {
     let failed = |source| BundleError::Layer { source: Box::new(source) };
-    let blob = descriptor(
-        MediaType::from(mount.blob.media_type.as_str()),
-        mount.blob.size,
-        &mount.blob.digest,
-    );
-    let file = store.blobs().open(&digest(&blob)?)?;
-    let mut tar = decompressor(Some(&MediaType::ImageLayerZstd), file).map_err(failed)?;
+    let segments = Joined { store: store.clone(), open: None, rest: mount.segments.clone() };
+    let mut tar = decompressor(Some(&MediaType::ImageLayerZstd), segments).map_err(failed)?;
     let active = store.snapshots().prepare(None)?;
     let found = unpack(&mut tar, &active, &UnpackLimits::default()).map_err(failed)?;
     if found != mount.diff_id {
@@ -136,4 +164,30 @@ pub fn unpack_mount(store: &Store, mount: &Mount) -> Result<bool, BundleError> {
     fs_err::write(&id, &mount.id).map_err(file_error("write", &id))?;
     fs_err::rename(root, &data).map_err(file_error("make", &data))?;
     Ok(true)
+}
+
+/// The segments of a mount one after the other: frames of zstd are one stream.
+struct Joined {
+    store: Store,
+    open: Option<fs_err::File>,
+    rest: Vec<Blob>,
+}
+
+impl Read for Joined {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if let Some(file) = &mut self.open {
+                match file.read(buffer)? {
+                    0 if !buffer.is_empty() => self.open = None,
+                    read => return Ok(read),
+                }
+            }
+            if self.rest.is_empty() {
+                return Ok(0);
+            }
+            let next = self.rest.remove(0);
+            let file = self.store.blobs().open(&next.digest);
+            self.open = Some(file.map_err(std::io::Error::other)?);
+        }
+    }
 }

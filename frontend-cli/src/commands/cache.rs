@@ -11,6 +11,7 @@ use cache::bundle::mounts::{pack_mounts, unpack_mount, wants_mount};
 use cache::bundle::{BundleError, Imported, Place};
 use cache::index::Record;
 use cache::snapshot::SnapshotId;
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
 
 use super::build::cache_spec::{self, CacheTo};
 use super::build::travel::{self, portable_records};
@@ -137,6 +138,9 @@ async fn fetch_trees(
     Ok(records)
 }
 
+/// Segments of a mount on their way at the same time.
+const AT_ONCE: usize = 6;
+
 async fn fetch_mount(
     engine: &Engine,
     place: &Arc<dyn Place>,
@@ -145,7 +149,15 @@ async fn fetch_mount(
     if !wants_mount(&engine.store, mount) {
         return Ok(false);
     }
-    place.fetch_in_time(&mount.blob.descriptor(), engine.store.blobs()).await?;
+    let fetches: Vec<_> =
+        mount
+            .segments
+            .iter()
+            .map(|blob| async move {
+                place.fetch_in_time(&blob.descriptor(), engine.store.blobs()).await
+            })
+            .collect();
+    iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let (store, mount) = (engine.store.clone(), mount.clone());
     let work = tokio::task::spawn_blocking(move || unpack_mount(&store, &mount));
     work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))

@@ -310,6 +310,44 @@ fn a_whole_store_travels_with_its_cache_mounts() {
     }
 }
 
+#[test]
+fn of_a_cache_mount_that_changed_only_the_changed_pieces_are_sent() {
+    let (here, there) =
+        (Sealed::with_busybox(Identity::Caller), Sealed::with_busybox(Identity::Caller));
+    let run = |sealed: &Sealed, command: &str| {
+        let mount = "--mount=type=cache,id=many,target=/c";
+        sealed.write("work/Dockerfile", format!("FROM busybox\nRUN {mount} {command}\n"));
+        let work = sealed.path().join("work").display().to_string();
+        sealed
+            .strake(["build", "-o", &sealed.path().join("out").display().to_string(), &work])
+            .success();
+    };
+    let sum = |sealed: &Sealed| {
+        run(sealed, "cat /c/* | sha256sum > /sum");
+        fs::read_to_string(sealed.path().join("out/sum")).unwrap()
+    };
+    run(&here, "cd /c && dd if=/dev/urandom bs=1M count=24 | split -a 4 -b 3000");
+    let cache = here.path().join("tmp/cache");
+    let bundle = cache.display().to_string();
+    here.strake(["cache", "export", &bundle]).success();
+    let first = inodes(&cache);
+    let size = |blobs: &BTreeMap<PathBuf, u64>| -> u64 {
+        blobs.keys().map(|path| fs::metadata(path).unwrap().len()).sum()
+    };
+    assert!(size(&first) > 24 << 20);
+    // Another content and another length: everything behind it in the archive is elsewhere.
+    run(&here, "echo more >> /c/xaabc && echo new > /c/xaabc-2");
+    here.strake(["cache", "export", &bundle]).success();
+    let mut second = inodes(&cache);
+    second.retain(|path, inode| first.get(path) != Some(inode));
+    // At most two pieces, of the 2 MiB that they have on average, the document and the manifest.
+    assert!(size(&second) < 12 << 20, "{} of {} bytes", size(&second), size(&first));
+    let imported = there.strake(["cache", "import", &bundle]);
+    imported.success();
+    assert!(imported.stderr.contains("1 cache mounts"), "{imported}");
+    assert_eq!(sum(&there), sum(&here));
+}
+
 fn copy(from: &Path, to: &Path) {
     let mut command = Command::new("cp");
     command.arg("-a").arg(from).arg(to);
