@@ -7,6 +7,7 @@
 
 pub(crate) mod agent;
 mod key;
+mod openssh;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

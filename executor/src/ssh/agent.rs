@@ -137,7 +137,8 @@ fn signature(keys: &[SshKey], request: &[u8]) -> Option<Vec<u8>> {
     Some(Message(vec![SIGN_RESPONSE]).string(&signature).into())
 }
 
-fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A length and bytes, and what follows.
+pub(super) fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)
 }

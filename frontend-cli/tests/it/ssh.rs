@@ -9,12 +9,18 @@ use fs_err as fs;
 use crate::sealed::{Identity, Outcome, Sealed, run};
 
 /// The kinds of keys that ssh-keygen makes, and what an agent calls them.
-const KEYS: [(&str, &[&str]); 5] = [
+const KEYS: [(&str, &[&str]); 11] = [
     ("ed25519", &["-t", "ed25519"]),
     ("ecdsa256", &["-t", "ecdsa", "-b", "256"]),
     ("ecdsa384", &["-t", "ecdsa", "-b", "384"]),
     ("rsa", &["-t", "rsa", "-b", "2048"]),
+    ("ecdsa521", &["-t", "ecdsa", "-b", "521"]),
     ("pem", &["-t", "rsa", "-b", "2048", "-m", "PEM"]),
+    ("sec1", &["-t", "ecdsa", "-b", "256", "-m", "PEM"]),
+    ("sec1-521", &["-t", "ecdsa", "-b", "521", "-m", "PEM"]),
+    ("pkcs8", &["-t", "ecdsa", "-b", "384", "-m", "PKCS8"]),
+    ("pkcs8-521", &["-t", "ecdsa", "-b", "521", "-m", "PKCS8"]),
+    ("pkcs8-rsa", &["-t", "rsa", "-b", "2048", "-m", "PKCS8"]),
 ];
 
 fn tool(program: &str, arguments: &[&str]) -> Outcome {
@@ -106,10 +112,15 @@ fn key_files_sign_inside_a_step_and_stay_outside() {
     fs::remove_dir_all(sealed.path().join("context/root")).unwrap();
     for path in files {
         let text = fs::read_to_string(&path).unwrap();
-        // A line of the private half alone: the last of all, but for Ed25519, where the public half
-        // follows again.
-        let from_end = if path.ends_with("ed25519") { 2 } else { 1 };
-        let line = text.lines().rev().nth(from_end).unwrap();
+        // A line with bytes of the private half: the last of all, but for Ed25519, where the public
+        // half follows again, and for the curves of SEC 1 and PKCS #8, where it follows as well.
+        let lines: Vec<&str> = text.lines().collect();
+        let line = match path.file_name().unwrap().to_str().unwrap() {
+            "sec1" => lines[1],
+            "sec1-521" | "pkcs8" | "pkcs8-521" => lines[2],
+            "ed25519" | "ecdsa521" | "pkcs8-rsa" => lines[lines.len() - 3],
+            _ => lines[lines.len() - 2],
+        };
         assert!(!outcome.stderr.contains(line));
         for place in ["store", "context"] {
             assert_nowhere(&sealed.path().join(place), line.as_bytes());
@@ -184,8 +195,13 @@ fn what_is_neither_agent_nor_key_is_refused_with_a_way_out() {
     make_key(&secret, &["-t", "ed25519"], "a passphrase");
     let old = sealed.path().join("old");
     make_key(&old, &["-t", "ed25519"], "");
-    let curve = sealed.path().join("curve");
-    make_key(&curve, &["-t", "ecdsa", "-b", "521"], "");
+    let [pem, pkcs8] = ["PEM", "PKCS8"].map(|format| {
+        let path = sealed.path().join(format);
+        make_key(&path, &["-t", "ecdsa", "-m", format], "a passphrase");
+        path
+    });
+    let weak = sealed.path().join("weak");
+    make_key(&weak, &["-t", "rsa", "-b", "1024"], "");
     let text = sealed.write("text", "no key\n");
     let agent = Agent::new(&sealed);
     let refused = |spec: String, expected: &[&str]| {
@@ -197,7 +213,10 @@ fn what_is_neither_agent_nor_key_is_refused_with_a_way_out() {
     };
     let id = |path: &Path| format!("git={}", path.display());
     refused(id(&secret), &["encrypted with a passphrase", "ssh-add", "--ssh git"]);
-    refused(id(&curve), &["curve`: ", "ssh-add"]);
+    for locked in [&pem, &pkcs8] {
+        refused(id(locked), &["encrypted with a passphrase", "ssh-add"]);
+    }
+    refused(id(&weak), &["weak`: ", "TooSmall", "ssh-add"]);
     refused(id(&text), &["it is not a private key of ssh"]);
     refused(id(&sealed.path().join("missing")), &["there is no file `"]);
     refused("default".to_owned(), &["SSH_AUTH_SOCK is not set", "--ssh ID=SOCKET|KEY"]);
