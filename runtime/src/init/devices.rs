@@ -20,14 +20,16 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// Links, by name.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 ];
+
+/// Kernels without CONFIG_PROC_KCORE do not have it, and then `/dev/core` is left out as runc does.
+const CORE: &str = "/proc/kcore";
 
 /// Size of /dev/shm unless the spec says otherwise: 64 MiB, as Docker has it.
 pub(super) const SHM_SIZE: &str = "65536k";
@@ -59,6 +61,9 @@ pub(super) fn mount_dev(place: &OwnedFd) -> Result<OwnedFd, BuildError> {
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, &dev, name)?;
+    }
+    if std::path::Path::new(CORE).exists() {
+        rustix::fs::symlinkat(CORE, &dev, "core")?;
     }
 
     for (name, kind, attributes, data) in [
