@@ -26,6 +26,7 @@ mod selection;
 mod source_tree;
 mod ssh;
 mod stat_cache;
+mod step_log;
 mod users;
 mod worker;
 
@@ -37,4 +38,5 @@ pub use process::{DEFAULT_PATH, MountSource, Process, ProcessMount};
 pub use redact::Redactions;
 pub use secrets::{MAX_SECRET, SecretStore};
 pub use ssh::{KeyError, SshAgents, SshKey};
+pub use step_log::StepLog;
 pub use worker::{LocalWorker, LocalWorkerConfig, host_address};

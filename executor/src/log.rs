@@ -14,10 +14,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::redact::Redactions;
+use crate::step_log::StepLog;
 
-/// Bytes of a step's output that are passed on, unless `BUILDKIT_STEP_LOG_MAX_SIZE` asks for more:
-/// what a person would ever read, and what the memory can hold if nobody takes it.
-const DEFAULT_LIMIT: u64 = 16 << 20;
 /// A line longer than this is passed on in pieces.
 const MAX_LINE: usize = 64 << 10;
 /// Lines kept for the message of a failure.
@@ -35,31 +33,17 @@ pub(crate) struct ProcessLog {
 
 #[derive(Debug)]
 struct State {
-    /// Bytes that may still be shown; `None` for any number.
-    left: Option<u64>,
-    limit: u64,
-    clipped: bool,
+    step: StepLog,
     tail: VecDeque<String>,
 }
 
 impl ProcessLog {
     pub(crate) fn new(sink: LogSink, hidden: Redactions) -> Self {
-        let wish = std::env::var("BUILDKIT_STEP_LOG_MAX_SIZE").ok();
-        let limit = match wish.and_then(|text| text.trim().parse::<i64>().ok()) {
-            None => Some(DEFAULT_LIMIT),
-            // A negative limit is none.
-            Some(wish) => u64::try_from(wish).ok().map(|wish| wish.max(DEFAULT_LIMIT)),
-        };
-        Self::with_limit(sink, hidden, limit)
+        Self::with_limit(sink, hidden, StepLog::kept())
     }
 
-    fn with_limit(sink: LogSink, hidden: Redactions, limit: Option<u64>) -> Self {
-        let state = State {
-            left: limit,
-            limit: limit.unwrap_or_default(),
-            clipped: false,
-            tail: VecDeque::new(),
-        };
+    fn with_limit(sink: LogSink, hidden: Redactions, step: StepLog) -> Self {
+        let state = State { step, tail: VecDeque::new() };
         Self { sink, hidden, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -95,7 +79,7 @@ impl ProcessLog {
     }
 
     fn write(&self, stream: Stream, data: Vec<u8>) {
-        let mut data = match self.hidden.hide(&data) {
+        let data = match self.hidden.hide(&data) {
             Cow::Owned(hidden) => hidden,
             Cow::Borrowed(_) => data,
         };
@@ -107,37 +91,15 @@ impl ProcessLog {
             let line = &line[..line.len().min(TAIL_WIDTH)];
             state.tail.push_back(String::from_utf8_lossy(line).trim_end().to_owned());
         }
-        if state.clipped {
-            return;
-        }
-        if let Some(left) = state.left {
-            let shown = left.min(data.len() as u64);
-            state.left = Some(left - shown);
-            if shown < data.len() as u64 {
-                state.clipped = true;
-                data.truncate(shown as usize);
-                if data.last().is_some_and(|&b| b != b'\n') {
-                    data.push(b'\n');
-                }
-                let limit = size(state.limit);
-                data.extend(format!("[output clipped, log limit {limit} reached]\n").bytes());
-            }
-        }
+        let data = state.step.clip(data);
         drop(state);
-        self.sink.write(stream, data);
+        if let Some(data) = data {
+            self.sink.write(stream, data);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// `2MiB`, `300KiB`, `17B`.
-fn size(bytes: u64) -> String {
-    match bytes {
-        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{}MiB", b >> 20),
-        b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{}KiB", b >> 10),
-        b => format!("{b}B"),
     }
 }
 
@@ -154,7 +116,11 @@ mod tests {
         let vertex = Definition::new().add(vertex).unwrap();
         let (events, mut received) = EventSender::channel();
         let hidden = Redactions::new([b"hree".to_vec()]);
-        let log = ProcessLog::with_limit(LogSink::new(vertex, events), hidden, Some(12));
+        let log = ProcessLog::with_limit(
+            LogSink::new(vertex, events),
+            hidden,
+            StepLog::with_limit(Some(12)),
+        );
         let (reader, writer) = std::io::pipe().unwrap();
         let copy = log.clone();
         let following =
