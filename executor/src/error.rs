@@ -276,7 +276,8 @@ pub(crate) fn near<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a st
     scored.into_iter().take(5).map(|(_, name)| name.to_owned()).collect()
 }
 
-/// Levenshtein's distance in characters; names are at most 255 bytes.
+/// Levenshtein's distance in characters; names are at most 255 bytes. The parser has one too, for its
+/// keywords, and this crate may not import it.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

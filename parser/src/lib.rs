@@ -47,6 +47,7 @@ pub use mode::{ModeChange, ModeClause, ModeOperator};
 pub use mount::{Mount, MountError, MountOption, MountSpec, Sharing};
 pub use rules::{LintRule, RULES, lint_rule};
 pub use span::{LineColumn, LineIndex, Lines, Span, Spanned};
+pub use suggest::edit_distance;
 pub use value::{ExposedPorts, ValueError, parse_duration, parse_expose, parse_signal, parse_size};
 
 /// A parsed file: the tree of what could be understood, and what is wrong or odd about the rest.

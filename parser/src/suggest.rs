@@ -13,7 +13,7 @@ pub(crate) fn nearest(word: &str, options: &[&str]) -> Option<String> {
     let lower = word.to_lowercase();
     let (_, option) = options
         .iter()
-        .map(|option| (distance(&lower, &option.to_lowercase()), option))
+        .map(|option| (edit_distance(&lower, &option.to_lowercase()), option))
         .filter(|(distance, _)| *distance <= LIMIT)
         .min_by_key(|(distance, _)| *distance)?;
     Some(if word == lower {
@@ -26,7 +26,9 @@ pub(crate) fn nearest(word: &str, options: &[&str]) -> Option<String> {
 }
 
 /// Edits between two words: a character put in, left out, replaced, or two neighbours swapped.
-fn distance(a: &str, b: &str) -> usize {
+///
+/// Takes time and memory of the product of their lengths.
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {

@@ -1,6 +1,6 @@
 //! Something wrong with a Dockerfile, at a place of its text.
 
-use parser::Span;
+use parser::{Span, edit_distance};
 
 /// An error of the plan or of the lowering, without the text that it is about: the caller has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,31 +37,19 @@ impl Fault {
 
 /// The word of `known` that is at most two edits away from `word`, the nearest first.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nothing near can be longer, and the distance takes quadratic time.
+    if word.len() > 255 {
+        return None;
+    }
     let word = word.to_lowercase();
     known
         .into_iter()
-        .map(|candidate| (distance(&word, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| {
             *distance > 0 && *distance < 3 && *distance < candidate.len()
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
