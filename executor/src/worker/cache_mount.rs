@@ -18,7 +18,7 @@ use cache::Store;
 use cache::hash::FingerprintBuilder;
 use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use solver::llb::{CopyAction, Sharing, Unpack};
+use solver::llb::{CopyAction, Sharing};
 
 use crate::ExecutorError;
 use crate::copy::{FileOperation, TargetDir};
@@ -179,21 +179,7 @@ impl CacheMount {
 /// Copies the contents of the directory `source` of `tree` into the directory `into`.
 pub(crate) fn copy_into(into: &Path, tree: &SourceTree, source: &str) -> Result<(), ExecutorError> {
     let operation = FileOperation::plain(into)?;
-    let action = CopyAction {
-        input: 0,
-        sources: vec![source.to_owned()],
-        wildcard: false,
-        dest: "/".to_owned(),
-        owner: None,
-        mode: None,
-        unpack: Unpack::No,
-        parents: false,
-        exclude: Vec::new(),
-        from_context: tree.is_context,
-        required: true,
-        link: false,
-        created: None,
-    };
+    let action = CopyAction { from_context: tree.is_context, ..CopyAction::plain(source, "/") };
     operation.copy(&action, tree).map(drop)
 }
 

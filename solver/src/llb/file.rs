@@ -51,6 +51,27 @@ pub struct CopyAction {
     pub created: Option<i64>,
 }
 
+impl CopyAction {
+    /// `source` of input 0, as it is, to `dest`; it has to be there.
+    pub fn plain(source: impl Into<String>, dest: impl Into<String>) -> CopyAction {
+        CopyAction {
+            input: 0,
+            sources: vec![source.into()],
+            wildcard: false,
+            dest: dest.into(),
+            owner: None,
+            mode: None,
+            unpack: Unpack::No,
+            parents: false,
+            exclude: Vec::new(),
+            from_context: false,
+            required: true,
+            link: false,
+            created: None,
+        }
+    }
+}
+
 /// Makes a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MkdirAction {

@@ -270,26 +270,12 @@ impl Lowering<'_> {
 
     /// A named context as a root file system: its files are copied, since a context has no layers.
     fn context_rootfs(&mut self, name: &str, text: String) -> Edge {
-        use solver::llb::{CopyAction, FileAction, FileOp, Selector, Unpack};
+        use solver::llb::{CopyAction, FileAction, FileOp, Selector};
         let scratch = self.source(SourceOp::Scratch, "scratch".into());
         let Some(context) = self.context_source(name) else { return scratch };
         let from_context =
             matches!(self.settings.contexts.get(name), Some(NamedContext::Local { .. }));
-        let copy = CopyAction {
-            input: 1,
-            sources: vec!["/".into()],
-            wildcard: false,
-            dest: "/".into(),
-            owner: None,
-            mode: None,
-            unpack: Unpack::No,
-            parents: false,
-            exclude: Vec::new(),
-            from_context,
-            required: true,
-            link: false,
-            created: None,
-        };
+        let copy = CopyAction { input: 1, from_context, ..CopyAction::plain("/", "/") };
         let op = Op::File(FileOp { actions: vec![FileAction::Copy(copy)] });
         let inputs = vec![Input::rootfs(scratch), Input::content(context, Selector::everything())];
         self.vertex(op, inputs, self.meta(text, false, None))
