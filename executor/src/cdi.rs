@@ -3,8 +3,11 @@
 //! Specifications are files (`*.json`, `*.yaml`) in [`DIRECTORIES`]; a later directory counts more.
 //! A device is named `vendor/class=name`; a request may also be `vendor/class` (its first device),
 //! `vendor/class=*` (all of them) or a class that annotations give, as in BuildKit. What a device
-//! asks for becomes mounts and variables of the step. Hooks are programs that would run as us on
-//! this machine: a device that wants them is refused.
+//! asks for becomes mounts, variables and groups of the step. What a step cannot have refuses the
+//! device with the reason: hooks (programs that would run as us on this machine), interfaces of
+//! this machine's network, classes of Intel RDT, a node that may only be read, groups where ids are
+//! not this machine's. A file of a version or with a field that we do not know counts as broken, as
+//! it does to CDI's own library: it may ask for what we would leave out.
 //!
 //! Files: <https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md>
 
@@ -18,10 +21,16 @@ use serde_json::Value;
 use solver::llb::DeviceRequest;
 use yaml_rust2::{Yaml, YamlLoader};
 
+use runtime::Identity;
+
 use crate::{ExecutorError, MountSource, ProcessMount};
 
 /// Where specifications lie unless the user says otherwise; the last is BuildKit's.
 pub const DIRECTORIES: [&str; 3] = ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"];
+
+/// The versions of the format.
+const VERSIONS: [&str; 10] =
+    ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
 
 const CLASS: &str = "org.mobyproject.buildkit.device.class";
 const AUTO_ALLOW: &str = "org.mobyproject.buildkit.device.autoallow";
@@ -50,12 +59,17 @@ pub struct Devices {
 pub(crate) struct Edits {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<ProcessMount>,
+    /// Groups that the process is in as well.
+    pub(crate) gids: Vec<u32>,
     /// Optional devices that this machine does not have.
     pub(crate) missing: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Specification {
+    #[serde(rename = "cdiVersion")]
+    version: String,
     kind: String,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
@@ -66,6 +80,7 @@ struct Specification {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Device {
     name: String,
     #[serde(default)]
@@ -75,7 +90,7 @@ struct Device {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct ContainerEdits {
     env: Vec<String>,
     device_nodes: Vec<DeviceNode>,
@@ -87,7 +102,7 @@ struct ContainerEdits {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DeviceNode {
     path: String,
     host_path: Option<String>,
@@ -96,12 +111,13 @@ struct DeviceNode {
     major: Option<u32>,
     minor: Option<u32>,
     file_mode: Option<u32>,
+    permissions: Option<String>,
     uid: Option<u32>,
     gid: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Mount {
     host_path: String,
     container_path: String,
@@ -128,8 +144,12 @@ impl Known<'_> {
 type Registry<'s> = BTreeMap<String, Known<'s>>;
 
 impl Devices {
-    /// What the devices that a step wants ask for.
-    pub(crate) fn edits(&self, wanted: &[DeviceRequest]) -> Result<Edits, ExecutorError> {
+    /// What the devices that a step wants ask for. `identity` is who runs the step.
+    pub(crate) fn edits(
+        &self,
+        wanted: &[DeviceRequest],
+        identity: &Identity,
+    ) -> Result<Edits, ExecutorError> {
         let mut edits = Edits::default();
         if wanted.is_empty() {
             return Ok(edits);
@@ -164,7 +184,7 @@ impl Devices {
         for name in taken {
             let known = &registry[&name];
             for part in [&known.specification.edits, &known.device.edits] {
-                add(&mut edits, &name, part)?;
+                add(&mut edits, &name, part, identity)?;
             }
         }
         Ok(edits)
@@ -221,6 +241,10 @@ fn parse(path: &Path) -> Result<Specification, String> {
         }
     };
     let parsed: Specification = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    // CDI's library takes a version with and without a `v`.
+    if !VERSIONS.contains(&parsed.version.trim_start_matches('v')) {
+        return Err(format!("its cdiVersion `{}` is not known", parsed.version));
+    }
     match parsed.kind.split_once('/') {
         Some((vendor, class)) if !vendor.is_empty() && !class.is_empty() => Ok(parsed),
         _ => Err(format!("`{}` is no kind: it is written VENDOR/CLASS", parsed.kind)),
@@ -297,7 +321,12 @@ fn not_registered(name: &str, registry: &Registry<'_>, broken: Option<&String>) 
     ExecutorError::Device { reason }
 }
 
-fn add(edits: &mut Edits, name: &str, wanted: &ContainerEdits) -> Result<(), ExecutorError> {
+fn add(
+    edits: &mut Edits,
+    name: &str,
+    wanted: &ContainerEdits,
+    identity: &Identity,
+) -> Result<(), ExecutorError> {
     let refuse = |what: &str| {
         let reason = format!("device {name} wants {what}, which builds here cannot give");
         Err(ExecutorError::Device { reason })
@@ -311,8 +340,17 @@ fn add(edits: &mut Edits, name: &str, wanted: &ContainerEdits) -> Result<(), Exe
     if wanted.intel_rdt.is_some() {
         return refuse("a class of Intel RDT");
     }
-    if !wanted.additional_gids.is_empty() {
-        return refuse("further groups");
+    // 0 says nothing, as in CDI's library.
+    for &gid in wanted.additional_gids.iter().filter(|gid| **gid != 0) {
+        // In a user namespace the number would be another group than the one that owns the device.
+        if *identity != Identity::Root {
+            return refuse(&format!(
+                "the group {gid} of this machine, which only root's builds have: run as root, so it"
+            ));
+        }
+        if !edits.gids.contains(&gid) {
+            edits.gids.push(gid);
+        }
     }
     for entry in &wanted.env {
         let Some((key, value)) = entry.split_once('=').filter(|(key, _)| !key.is_empty()) else {
@@ -326,7 +364,18 @@ fn add(edits: &mut Edits, name: &str, wanted: &ContainerEdits) -> Result<(), Exe
         edits.mounts.push(ProcessMount { target, source: MountSource::Path(source), readonly });
     }
     for mount in &wanted.mounts {
-        let readonly = mount.options.iter().any(|option| option == "ro");
+        let (mut readonly, mut further) = (false, Vec::new());
+        for option in &mount.options {
+            match option.as_str() {
+                "ro" => readonly = true,
+                "nosuid" => further.push("nosuid"),
+                "nodev" => further.push("nodev"),
+                "noexec" => further.push("noexec"),
+                // How such mounts are made here; the device says no more than that.
+                "rw" | "bind" | "rbind" | "private" | "rprivate" => {}
+                other => return refuse(&format!("a mount with the option `{other}`")),
+            }
+        }
         let source = match mount.kind.as_deref() {
             Some("tmpfs") => MountSource::Tmpfs { size: None, mode: 0o1777 },
             None | Some("" | "bind" | "none") => {
@@ -334,7 +383,7 @@ fn add(edits: &mut Edits, name: &str, wanted: &ContainerEdits) -> Result<(), Exe
                 if !path.exists() {
                     return refuse(&format!("`{}`, which is not there", mount.host_path));
                 }
-                MountSource::Path(path)
+                MountSource::Bind(path, further)
             }
             Some(kind) => return refuse(&format!("a mount of type {kind}")),
         };
@@ -351,6 +400,18 @@ fn node_of_this_machine(name: &str, node: &DeviceNode) -> Result<PathBuf, Execut
     let failed = |reason: String| ExecutorError::Device {
         reason: format!("device {name} has the node `{}`, {reason}", path.display()),
     };
+    // All that a step can do with a device stands in its node's mode; nothing here would keep it
+    // from more. Whether it may make further nodes (`m`) follows from its capabilities.
+    let permissions = node.permissions.as_deref().unwrap_or("");
+    if let Some(other) = permissions.chars().find(|right| !"rwm".contains(*right)) {
+        return Err(failed(format!("with the right `{other}`, which is none of r, w and m")));
+    }
+    let all = permissions.contains('r') && permissions.contains('w');
+    if !permissions.is_empty() && !all {
+        return Err(failed(format!(
+            "which a step may use for `{permissions}` only, and builds here cannot keep it from more"
+        )));
+    }
     let meta = std::fs::metadata(&path).map_err(|error| failed(format!("but: {error}")))?;
     let kind = match meta.file_type() {
         kind if kind.is_char_device() => "c",
@@ -423,7 +484,7 @@ mod tests {
             ("example.com/card=three", ""),
             ("nothing", ""),
         ] {
-            let edits = devices.edits(&want(wanted, false)).unwrap();
+            let edits = devices.edits(&want(wanted, false), &Identity::Root).unwrap();
             let env: Vec<String> =
                 edits.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
             assert_eq!(env.join(" "), cards, "{wanted}");
@@ -434,11 +495,11 @@ mod tests {
     #[test]
     fn nodes_and_mounts_are_mounts_of_the_step() {
         let (_dir, devices) = devices();
-        let edits = devices.edits(&want("example.com/card=one", true)).unwrap();
+        let edits = devices.edits(&want("example.com/card=one", true), &Identity::Root).unwrap();
         let [node] = &edits.mounts[..] else { panic!("{edits:?}") };
         assert_eq!((node.target.as_str(), node.readonly), ("/dev/card", false));
         assert!(matches!(&node.source, MountSource::Path(path) if path == Path::new("/dev/null")));
-        let edits = devices.edits(&want("other.org/thing=c", true)).unwrap();
+        let edits = devices.edits(&want("other.org/thing=c", true), &Identity::Root).unwrap();
         assert!(edits.mounts[0].readonly);
     }
 
@@ -447,7 +508,7 @@ mod tests {
         let (_dir, mut devices) = devices();
         let mut refused = |name: &str, all: bool, part: &str| {
             devices.all = all;
-            let error = devices.edits(&want(name, true)).unwrap_err().to_string();
+            let error = devices.edits(&want(name, true), &Identity::Root).unwrap_err().to_string();
             assert!(error.contains(part), "{name}: {error}");
         };
         refused("other.org/thing=a", true, "wants hooks");
@@ -461,11 +522,96 @@ mod tests {
     fn a_device_is_allowed_by_name_alias_or_annotation() {
         let (_dir, mut devices) = devices();
         devices.all = false;
-        devices.edits(&want("example.com/card=two", true)).unwrap();
+        devices.edits(&want("example.com/card=two", true), &Identity::Root).unwrap();
         devices.granted = vec!["example.com/card=one".to_owned()];
-        devices.edits(&want("example.com/card", true)).unwrap();
+        devices.edits(&want("example.com/card", true), &Identity::Root).unwrap();
         devices.granted.clear();
         devices.aliases.insert("mine".to_owned(), "example.com/card=one".to_owned());
-        assert_eq!(devices.edits(&want("mine", true)).unwrap().mounts.len(), 1);
+        assert_eq!(devices.edits(&want("mine", true), &Identity::Root).unwrap().mounts.len(), 1);
+    }
+
+    /// A device with these edits.
+    fn edited(edits: &str, identity: &Identity) -> Result<Edits, ExecutorError> {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            r#"{{"cdiVersion": "1.1.0", "kind": "a.org/b",
+                "devices": [{{"name": "c", "containerEdits": {edits}}}]}}"#
+        );
+        fs_err::write(dir.path().join("a.json"), text).unwrap();
+        let directories = vec![dir.path().to_owned()];
+        let devices = Devices { directories, all: true, ..Devices::default() };
+        devices.edits(&want("a.org/b=c", true), identity)
+    }
+
+    #[test]
+    fn rights_that_cannot_be_kept_refuse_the_device() {
+        let node = |permissions: &str| {
+            let edits = format!(
+                r#"{{"deviceNodes": [{{"path": "/dev/null", "permissions": "{permissions}"}}]}}"#
+            );
+            edited(&edits, &Identity::Root).map(|edits| edits.mounts.len())
+        };
+        for all in ["", "rw", "rwm", "mwr"] {
+            assert_eq!(node(all).unwrap(), 1, "{all}");
+        }
+        for (less, part) in [("r", "for `r` only"), ("wm", "for `wm` only"), ("rwx", "right `x`")] {
+            let error = node(less).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn groups_are_given_where_they_are_those_of_this_machine() {
+        let edits = r#"{"additionalGids": [44, 0, 44, 109]}"#;
+        assert_eq!(edited(edits, &Identity::Root).unwrap().gids, [44, 109]);
+        let ranges = Identity::Ranges { uids: Vec::new(), gids: Vec::new() };
+        let error = edited(edits, &ranges).unwrap_err().to_string();
+        assert!(error.contains("the group 44 of this machine"), "{error}");
+        assert!(edited(r#"{"additionalGids": [0]}"#, &ranges).unwrap().gids.is_empty());
+    }
+
+    #[test]
+    fn options_of_mounts_are_kept_or_refuse_the_device() {
+        let mount = |options: &str| {
+            let edits = format!(
+                r#"{{"mounts": [{{"hostPath": "/etc", "containerPath": "/x", "options": [{options}]}}]}}"#
+            );
+            edited(&edits, &Identity::Root)
+        };
+        let edits = mount(r#""ro", "nosuid", "nodev", "rbind", "rprivate""#).unwrap();
+        assert!(edits.mounts[0].readonly);
+        let MountSource::Bind(_, further) = &edits.mounts[0].source else { panic!("{edits:?}") };
+        assert_eq!(further[..], ["nosuid", "nodev"]);
+        let error = mount(r#""rshared""#).unwrap_err().to_string();
+        assert!(error.contains("a mount with the option `rshared`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_beside_the_container_is_refused() {
+        for (edits, part) in [
+            (r#"{"netDevices": [{"hostInterfaceName": "eth0", "name": "eth0"}]}"#, "network"),
+            (r#"{"intelRdt": {"closID": "x"}}"#, "Intel RDT"),
+            (r#"{"hooks": [{"hookName": "poststop", "path": "/x"}]}"#, "hooks"),
+            (r#"{"future": 1}"#, "unknown field `future`"),
+            (r#"{"deviceNodes": [{"path": "/dev/null", "future": 1}]}"#, "unknown field `future`"),
+        ] {
+            let error = edited(edits, &Identity::Root).unwrap_err().to_string();
+            assert!(error.contains(part), "{edits}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_specification_of_an_unknown_version_counts_as_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let parsed = |text: &str| {
+            let path = dir.path().join("a.json");
+            fs_err::write(&path, text).unwrap();
+            parse(&path).map(|_| ())
+        };
+        assert_eq!(parsed(r#"{"cdiVersion": "v0.7.0", "kind": "a/b"}"#), Ok(()));
+        let error = parsed(r#"{"cdiVersion": "9.0.0", "kind": "a/b"}"#).unwrap_err();
+        assert_eq!(error, "its cdiVersion `9.0.0` is not known");
+        let error = parsed(r#"{"kind": "a/b"}"#).unwrap_err();
+        assert!(error.contains("cdiVersion"), "{error}");
     }
 }

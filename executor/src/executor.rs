@@ -111,7 +111,8 @@ impl Executor {
         }
         let root = view_active(rootfs, self.owners)
             .map_err(ExecutorError::file("open the snapshot", rootfs.upper()))?;
-        let user = Users::read(&Arc::new(root))?.process_user(&process.user)?;
+        let mut user = Users::read(&Arc::new(root))?.process_user(&process.user)?;
+        user.groups.extend(&process.additional_gids);
         make_working_directory(process, rootfs, &user, self.owners)?;
 
         let mut spec =
@@ -288,11 +289,17 @@ fn oci_mounts(
             builder.options(options).build().map_err(|error| invalid(error.to_string()))
         };
         match mount.source {
-            MountSource::Path(path) => {
+            source @ (MountSource::Path(_) | MountSource::Bind(..)) => {
+                let (path, further) = match source {
+                    MountSource::Bind(path, further) => (path, further),
+                    MountSource::Path(path) => (path, Vec::new()),
+                    _ => continue,
+                };
                 let path = path.to_str().ok_or_else(|| {
                     invalid(format!("`{}` cannot be mounted: it is not UTF-8", path.display()))
                 })?;
-                let options = ["rbind", "rprivate", access].map(str::to_owned).to_vec();
+                let options = ["rbind", "rprivate", access].into_iter().chain(further);
+                let options = options.map(str::to_owned).collect();
                 oci.push(build("bind", path, options)?);
             }
             MountSource::Tmpfs { size, mode } => {

@@ -20,6 +20,8 @@ pub struct Process {
     pub cwd: String,
     /// `user[:group]`, by name or number; empty is root.
     pub user: String,
+    /// Groups that it is in as well.
+    pub additional_gids: Vec<u32>,
     /// The host name.
     pub hostname: String,
     /// What it can reach.
@@ -46,6 +48,7 @@ impl Process {
             env: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),
+            additional_gids: Vec::new(),
             hostname: "localhost".to_owned(),
             network: NetworkMode::default(),
             privileged: false,
@@ -96,6 +99,8 @@ pub struct ProcessMount {
 pub enum MountSource {
     /// A file or directory of this machine.
     Path(std::path::PathBuf),
+    /// A file or directory of this machine, with options of a bind mount: `nosuid`, `nodev`.
+    Bind(std::path::PathBuf, Vec<&'static str>),
     /// A path in a tree described by its mounts (of a snapshot). Unless read-only, writes are
     /// dropped with the container.
     Tree {

@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use cache::snapshot::ActiveSnapshot;
 use runtime::NetworkMode;
-use solver::llb::{
-    self, CopyAction, ExecMount, ExecOp, MountKind, SecurityMode, Selector, Unpack, Vertex,
-};
+use solver::llb::{self, CopyAction, ExecMount, ExecOp, MountKind, SecurityMode, Selector, Vertex};
 use solver::{InputValue, LogSink, OpError, Output, Stream};
 
 use super::cache_mount::{CacheMount, HeldCache};
@@ -83,12 +81,13 @@ impl LocalWorker {
             let value = self.secret(&secret.id, secret.required)?.unwrap_or_default();
             prepared.process.env.push((secret.name.clone(), text(&secret.id, value)?));
         }
-        let devices = self.config.devices.edits(&op.devices)?;
+        let devices = self.config.devices.edits(&op.devices, &self.config.identity)?;
         for name in devices.missing {
             let text = format!("the optional device {name} is not registered here\n");
             log.write(Stream::Stderr, text);
         }
         prepared.process.env.extend(devices.env);
+        prepared.process.additional_gids = devices.gids;
         prepared.mounts.extend(devices.mounts);
         for mount in &op.mounts {
             self.add_mount(vertex, mount, inputs, &mut prepared).await?;
@@ -238,19 +237,8 @@ impl LocalWorker {
         blocking(move || {
             let operation = FileOperation::new(&active, owners)?.cancelled_by(cancelled);
             let action = CopyAction {
-                input: 0,
-                sources: vec![source],
-                wildcard: false,
-                dest: format!("/{COPY_NAME}"),
-                owner: None,
-                mode: None,
-                unpack: Unpack::No,
-                parents: false,
-                exclude: Vec::new(),
                 from_context: tree.is_context,
-                required: true,
-                link: false,
-                created: None,
+                ..CopyAction::plain(source, format!("/{COPY_NAME}"))
             };
             operation.copy(&action, &tree)?;
             Ok(active)
