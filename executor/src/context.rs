@@ -95,9 +95,18 @@ pub fn without_foreign_compression(
     archive::without_foreign_compression(stream)
 }
 
+fn base(store: &Store) -> PathBuf {
+    store.contexts_dir().join("unpacked")
+}
+
+/// Whether a directory, canonical, is one of those that [`new_directory`] makes.
+pub(crate) fn is_unpacked(root: &Path, store: &Store) -> bool {
+    fs_err::canonicalize(base(store)).is_ok_and(|base| root.starts_with(base))
+}
+
 /// A new directory of the store for a context that comes from elsewhere.
 pub fn new_directory(store: &Store) -> Result<UnpackedContext, ExecutorError> {
-    let base = store.contexts_dir().join("unpacked");
+    let base = base(store);
     fs_err::create_dir_all(&base).map_err(ExecutorError::file("make the directory", &base))?;
     sweep(&base, store)?;
     let dir = tempfile::Builder::new()

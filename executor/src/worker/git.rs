@@ -11,7 +11,7 @@ use std::process::Stdio;
 use cache::Store;
 use cache::hash::FingerprintBuilder;
 use rustix::fs::{AtFlags, CWD};
-use solver::llb::{ChmodSpec, CopyAction, GitSource, Unpack};
+use solver::llb::{ChmodSpec, CopyAction, GitSource};
 use solver::{Content, Ingredient, LogSink, Output, Stream};
 use tokio::process::Command;
 
@@ -137,20 +137,11 @@ fn copy_checkout(
     let tree = SourceTree::context(checkout, name, &[], None)?;
     let exclude = if source.keep_git_dir { Vec::new() } else { vec!["**/.git".to_owned()] };
     let action = CopyAction {
-        input: 0,
-        sources: vec![source.subdir.clone().unwrap_or_else(|| "/".to_owned())],
-        wildcard: false,
-        dest: "/".to_owned(),
-        owner: None,
         // Git knows 0644 and 0755; what the umask of this process made of them is no matter.
         mode: Some(ChmodSpec::Symbolic("u=rwX,go=rX".to_owned())),
-        unpack: Unpack::No,
-        parents: false,
         exclude,
         from_context: true,
-        required: true,
-        link: false,
-        created: None,
+        ..CopyAction::plain(source.subdir.as_deref().unwrap_or("/"), "/")
     };
     operation.copy(&action, &tree)?;
     Ok(())
@@ -264,6 +255,12 @@ impl Git<'_> {
             ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_EXEC_PATH", "GIT_ASKPASS"]
         {
             command.env_remove(variable);
+        }
+        // Not every TLS library behind git knows this variable, by which everything else here trusts.
+        if std::env::var_os("GIT_SSL_CAINFO").is_none()
+            && let Some(authorities) = std::env::var_os("SSL_CERT_FILE")
+        {
+            command.env("GIT_SSL_CAINFO", authorities);
         }
         // The socket lives as long as the command.
         let _agent = match self.ssh.agent("default") {

@@ -8,6 +8,7 @@ use solver::llb::{InlineFile, LocalContext, Op, SourceOp};
 
 use super::{LocalWorker, lock};
 use crate::ExecutorError;
+use crate::context::is_unpacked;
 use crate::copy::view;
 use crate::source_tree::SourceTree;
 use crate::stat_cache::StatCache;
@@ -49,8 +50,10 @@ impl LocalWorker {
             "context" => "the build context".to_owned(),
             name => format!("the build context `{name}`"),
         };
-        let cache = self.stat_cache(&root);
-        SourceTree::context(&root, name, &context.excludes, Some(cache))
+        // What was unpacked for this build goes away with it: nobody would ask again.
+        let passing = is_unpacked(&root, &self.config.store);
+        let cache = (!passing).then(|| self.stat_cache(&root));
+        SourceTree::context(&root, name, &context.excludes, cache)
     }
 
     /// What is remembered of the context at `root`.

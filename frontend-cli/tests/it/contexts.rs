@@ -2,7 +2,7 @@
 //! `--build-context` names.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -29,15 +29,37 @@ impl Server {
         files: BTreeMap<String, Vec<u8>>,
         header: Option<String>,
     ) -> Server {
+        let shared = (directory.to_path_buf(), files, header);
+        Server::listen("http", move |mut stream| {
+            answer(&mut stream, &shared.0, &shared.1, shared.2.as_deref());
+        })
+    }
+
+    /// The same behind TLS, for `127.0.0.1`, by the authority of `tls/ca.pem`.
+    pub(crate) fn secure(
+        directory: &Path,
+        files: BTreeMap<String, Vec<u8>>,
+        header: Option<String>,
+    ) -> Server {
+        let shared = (directory.to_path_buf(), files, header);
+        let tls = Arc::new(tls());
+        Server::listen("https", move |stream| {
+            let connection = rustls::ServerConnection::new(tls.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            answer(&mut stream, &shared.0, &shared.1, shared.2.as_deref());
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        })
+    }
+
+    fn listen(scheme: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new((directory.to_path_buf(), files, header));
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let serve = Arc::new(serve);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let shared = shared.clone();
-                std::thread::spawn(move || {
-                    answer(stream, &shared.0, &shared.1, shared.2.as_deref())
-                });
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(stream));
             }
         });
         Server { address }
@@ -48,13 +70,31 @@ impl Server {
     }
 }
 
+/// The authority and the server's certificate are for tests alone and good for a hundred years; the
+/// authority's key is thrown away.
+pub(crate) const AUTHORITY: &str = include_str!("tls/ca.pem");
+
+fn tls() -> rustls::ServerConfig {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap()
+}
+
 fn answer(
-    mut stream: TcpStream,
+    stream: &mut (impl Read + Write),
     directory: &Path,
     files: &BTreeMap<String, Vec<u8>>,
     demanded: Option<&str>,
 ) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut lines = BufReader::new(&mut *stream).lines();
     let Some(Ok(request)) = lines.next() else { return };
     let headers: Vec<String> =
         lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
@@ -136,6 +176,9 @@ fn an_archive_behind_an_address_is_the_context_and_its_ignore_file_does_not_coun
         let left = sealed.path().join("store/context-v1/unpacked");
         let left = fs::read_dir(left).map_or(0, Iterator::count);
         assert_eq!(left, 0, "contexts stay behind");
+        let kept = fs::read_dir(sealed.path().join("store/context-v1")).unwrap();
+        let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(kept.iter().all(|name| name == "unpacked"), "remembered for nobody: {kept:?}");
     }
 }
 

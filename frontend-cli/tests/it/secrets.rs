@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fs_err as fs;
 
-use crate::contexts::{Server, repository};
+use crate::contexts::{AUTHORITY, Server, repository};
 use crate::sealed::{Identity, Outcome, Sealed};
 use crate::ssh::assert_nowhere;
 
@@ -111,6 +111,37 @@ fn files_open_with_a_token_or_a_header_of_their_host() {
         let two_lines = build(&sealed, &[(id, "a\nb")], &dockerfile);
         assert!(two_lines.failure(1).contains("not one line of text"), "{two_lines}");
     }
+}
+
+#[test]
+fn secrets_open_servers_behind_tls_whose_authority_is_known() {
+    let mut sealed = Sealed::new();
+    repository(&sealed);
+    let served = BTreeMap::from([("file".to_owned(), b"content".to_vec())]);
+    let git = Server::secure(sealed.path(), BTreeMap::new(), Some(BASIC.to_owned()));
+    let demanded = "Authorization: Bearer s3cr3t-value".to_owned();
+    let http = Server::secure(Path::new("/nowhere"), served, Some(demanded));
+    let dockerfile = format!(
+        "FROM scratch\nADD {} /\nADD {} /repo/\n",
+        http.url("file"),
+        git.url("repo.git#main")
+    );
+    let secrets = [("HTTP_AUTH_TOKEN_127.0.0.1", VALUE), ("GIT_AUTH_TOKEN", VALUE)];
+    let unknown = build(&sealed, &secrets, &dockerfile);
+    assert!(unknown.failure(1).to_lowercase().contains("certificate"), "{unknown}");
+
+    let authority = sealed.write("authority.pem", AUTHORITY);
+    sealed.set("SSL_CERT_FILE", &authority);
+    let refused = build(&sealed, &[], &dockerfile);
+    assert!(refused.failure(1).contains("401"), "{refused}");
+    let outcome = build(&sealed, &secrets, &dockerfile);
+    outcome.success();
+    assert_kept(&sealed, &outcome, &[VALUE, BASIC.rsplit(' ').next().unwrap()]);
+    // Git's own variable goes first.
+    sealed.set("GIT_SSL_CAINFO", sealed.path().join("nowhere"));
+    sealed.strake(["prune", "--all", "--force"]).success();
+    let misled = build(&sealed, &secrets, &dockerfile);
+    assert!(misled.failure(1).contains("certificate"), "{misled}");
 }
 
 #[test]
