@@ -7,6 +7,7 @@ use std::io::{Cursor, Read};
 
 use cache::Store;
 use cache::layer::{UnpackLimits, decompressor, unpack};
+use executor::context::without_foreign_compression;
 use executor::pattern::{PatternMatcher, clean, glob_match};
 use parser::{Expander, Span};
 
@@ -88,7 +89,9 @@ pub(crate) fn archive(data: &[u8]) {
     fs_err::write(&beside, "untouched").expect("a file beside the store");
     let store = Store::open(&place.path().join("store")).expect("a store");
     let tree = store.snapshots().prepare(None).expect("a tree");
-    if let Ok(plain) = decompressor(None, Cursor::new(data.to_vec())) {
+    // As ADD reads an archive: the compressions that layers do not have come off first.
+    let stream = without_foreign_compression(Cursor::new(data.to_vec())).ok();
+    if let Some(plain) = stream.and_then(|stream| decompressor(None, stream).ok()) {
         let limits = UnpackLimits { bytes: ARCHIVE_BYTES, entries: 512, depth: 32 };
         // Longer than allowed by a block, so that the limit and not the end of the input decides.
         let mut plain = plain.take(ARCHIVE_BYTES + 1024);
