@@ -40,8 +40,23 @@ impl Blobs {
     }
 
     /// Whether the blob is there.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        self.size(digest).is_some()
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the disk cannot say: that is not the same as a blob that is absent,
+    /// for which others would be asked.
+    pub fn contains(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.size(digest)?.is_some())
+    }
+
+    /// Whether the blob that is described is there. One whose digest is none of ours is not.
+    ///
+    /// # Errors
+    /// As [`Blobs::contains`].
+    pub fn holds(&self, blob: &Descriptor) -> Result<bool, StoreError> {
+        match blob.digest().to_string().parse() {
+            Ok(digest) => self.contains(&digest),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Where the blob is, or would be. Ask [`Blobs::contains`] whether it can be relied on.
@@ -54,7 +69,7 @@ impl Blobs {
     /// # Errors
     /// [`StoreError::NoBlob`] if it is not there.
     pub fn open(&self, digest: &Digest) -> Result<fs_err::File, StoreError> {
-        if !self.contains(digest) {
+        if !self.contains(digest)? {
             return Err(StoreError::NoBlob { digest: *digest });
         }
         let path = self.path(digest);
@@ -72,7 +87,7 @@ impl Blobs {
     /// [`StoreError::NoBlob`], [`StoreError::BlobTooBig`], and [`StoreError::WrongDigest`] if the
     /// disk or somebody else changed it.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
-        let size = self.size(digest).ok_or(StoreError::NoBlob { digest: *digest })?;
+        let size = self.size(digest)?.ok_or(StoreError::NoBlob { digest: *digest })?;
         if size > limit {
             return Err(StoreError::BlobTooBig { digest: *digest, size, limit });
         }
@@ -90,7 +105,7 @@ impl Blobs {
     /// Stores `bytes`.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if self.contains(&digest) {
+        if self.contains(&digest)? {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
@@ -115,17 +130,26 @@ impl Blobs {
 
     /// The blob's length in bytes, if it is there. No prune removes it then, as long as this
     /// process lives.
-    pub fn size(&self, digest: &Digest) -> Option<u64> {
-        // Without a lease it could be gone in a moment, which is as good as gone.
-        self.inner.process.leases().take(Lease::Blob(*digest)).ok()?;
+    ///
+    /// # Errors
+    /// As [`Blobs::contains`].
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        self.inner.process.leases().take(Lease::Blob(*digest))?;
         let path = self.path(digest);
-        let metadata =
-            fs_err::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
-        if is_stale(&path, self.inner.unsynced.boot()) {
-            let _ = fs_err::remove_file(&path);
-            return None;
+        let metadata = match fs_err::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
+                return Err(file_error("use", &path)(source));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(file_error("look for", &path)(source)),
+        };
+        if is_stale(&path, self.inner.unsynced.boot())? {
+            self.remove(digest)?;
+            return Ok(None);
         }
-        Some(metadata.len())
+        Ok(Some(metadata.len()))
     }
 
     /// Removes the blob; one that is not there is fine.
@@ -159,19 +183,22 @@ fn blobs_dir(content: &Path) -> PathBuf {
 }
 
 /// Whether a blob was written in another boot and never synced.
-fn is_stale(path: &Path, boot: &str) -> bool {
+fn is_stale(path: &Path, boot: &str) -> Result<bool, StoreError> {
     let mut value = [0; 64];
     match rustix::fs::lgetxattr(path, BOOT_XATTR, &mut value[..]) {
-        Ok(length) => &value[..length] != boot.as_bytes(),
-        // No mark, or a file system that cannot have one.
-        Err(_) => false,
+        Ok(length) => Ok(&value[..length] != boot.as_bytes()),
+        // More than any of our marks has.
+        Err(Errno::RANGE) => Ok(true),
+        // No mark, a file system that cannot have one, or no blob.
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(file_error("read the mark of", path)(errno.into())),
     }
 }
 
 /// Takes the mark off a blob of this boot.
 pub(crate) fn mark_durable(content: &Path, digest: &Digest, boot: &str) -> Result<(), StoreError> {
     let path = blobs_dir(content).join(digest.hex());
-    if is_stale(&path, boot) {
+    if is_stale(&path, boot)? {
         return Ok(());
     }
     match rustix::fs::lremovexattr(&path, BOOT_XATTR) {
@@ -230,7 +257,7 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(StoreError::WrongDigest { expected, found });
         }
-        if self.blobs.contains(&found) {
+        if self.blobs.contains(&found)? {
             return Ok((found, self.size));
         }
         let unsynced = &self.blobs.inner.unsynced;

@@ -279,7 +279,7 @@ impl Images {
         name: &ImageName,
         index: Option<Digest>,
     ) -> Result<(), ImageError> {
-        let size = self.blobs.size(&image.manifest_digest).unwrap_or_default();
+        let size = self.blobs.size(&image.manifest_digest)?.unwrap_or_default();
         let platform = platform_of(image);
         self.names.update(|entries| {
             let same = |entry: &Entry| entry.manifest == image.manifest_digest;
@@ -334,6 +334,12 @@ impl Images {
             let image = match self.load(&entry.manifest) {
                 Ok(Some(image)) => image,
                 Ok(None) => continue,
+                // A disk that gives no answer says nothing of the image.
+                Err(
+                    error @ ImageError::Store(StoreError::File { .. } | StoreError::Busy { .. }),
+                ) => {
+                    return Err(error);
+                }
                 // One damaged image does not hide the others.
                 Err(error) => {
                     tracing::warn!("image {} is damaged: {error}", entry.manifest);
@@ -370,7 +376,7 @@ impl Images {
     }
 
     fn blob(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
-        if !self.blobs.contains(digest) {
+        if !self.blobs.contains(digest)? {
             return Ok(None);
         }
         match self.blobs.read(digest, limit) {

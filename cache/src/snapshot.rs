@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::StoreError;
 use crate::oci::ChainId;
-use crate::state::{Lease, Process, Trash, Unsynced, file_error, random};
+use crate::state::{Lease, Process, Trash, Unsynced, file_error, is_there, random};
 pub use active::{ActiveSnapshot, CommitInfo};
 pub(crate) use committed::chain_content;
 pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
@@ -102,7 +102,7 @@ impl Snapshots {
         self.lease(id)?;
         let known = self.lock_known().get(id).cloned();
         if let Some(known) = known {
-            if known.layers().all(|layer| layer.is_there()) {
+            if known.is_there()? {
                 return Ok(Some(known));
             }
             self.lock_known().remove(id);
@@ -115,7 +115,7 @@ impl Snapshots {
         while let Some(id) = next {
             let known = self.lock_known().get(&id).cloned();
             if let Some(known) = known {
-                if !known.layers().all(|layer| layer.is_there()) {
+                if !known.is_there()? {
                     return Ok(None);
                 }
                 snapshot = Some(known);
@@ -186,16 +186,12 @@ impl Snapshots {
 
     /// Every committed snapshot's id, in order.
     pub fn list(&self) -> Result<Vec<SnapshotId>, StoreError> {
-        let mut ids = self.directories()?;
-        ids.retain(|id| self.snapshot_dir(id).join(INFO).exists());
-        Ok(ids)
+        self.directories_with(INFO)
     }
 
     /// Every kept tree's id, in order: see [`ActiveSnapshot::keep`].
     pub fn kept(&self) -> Result<Vec<SnapshotId>, StoreError> {
-        let mut ids = self.directories()?;
-        ids.retain(|id| self.snapshot_dir(id).join(KEPT).exists());
-        Ok(ids)
+        self.directories_with(KEPT)
     }
 
     /// Takes a kept tree back into use; `None` if there is none of that name, or if what it stands
@@ -227,10 +223,14 @@ impl Snapshots {
         let chains = &self.inner.chains;
         for entry in fs_err::read_dir(chains).map_err(file_error("list", chains))? {
             let link = entry.map_err(file_error("list", chains))?.path();
-            let id = fs_err::read_link(&link).map(|target| target.to_string_lossy().parse());
+            let id = match fs_err::read_link(&link) {
+                Ok(target) => target.to_string_lossy().parse(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(file_error("read", &link)(source)),
+            };
             let is_alive = match id {
-                Ok(Ok(id)) => self.snapshot_dir(&id).join(INFO).exists(),
-                _ => false,
+                Ok(id) => is_there(&self.snapshot_dir(&id).join(INFO))?,
+                Err(_) => false,
             };
             if !is_alive {
                 fs_err::remove_file(&link).map_err(file_error("remove", &link))?;
@@ -244,7 +244,7 @@ impl Snapshots {
         let Ok(id) = name.to_string_lossy().parse::<SnapshotId>() else { return Ok(()) };
         let path = dir.join(id.to_string());
         // Killed between the commit and the removal of the mark.
-        if path.join(INFO).exists() || path.join(KEPT).exists() {
+        if is_there(&path.join(INFO))? || is_there(&path.join(KEPT))? {
             return Ok(());
         }
         trash.take(&path)
@@ -288,9 +288,9 @@ impl Snapshots {
 
     fn read_info(&self, id: &SnapshotId) -> Result<Option<Info>, StoreError> {
         let dir = self.snapshot_dir(id);
-        let info = info::read::<Info>(&dir.join(INFO))?;
-        Ok(info
-            .filter(|info| info.boot == self.inner.unsynced.boot() || dir.join(DURABLE).exists()))
+        let Some(info) = info::read::<Info>(&dir.join(INFO))? else { return Ok(None) };
+        let is_sound = info.boot == self.inner.unsynced.boot() || is_there(&dir.join(DURABLE))?;
+        Ok(is_sound.then_some(info))
     }
 
     /// The layer below every container's root.
@@ -322,6 +322,17 @@ impl Snapshots {
             ids.extend(name.to_string_lossy().parse::<SnapshotId>());
         }
         ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The directories in which there is a file of this name.
+    fn directories_with(&self, file: &str) -> Result<Vec<SnapshotId>, StoreError> {
+        let mut ids = Vec::new();
+        for id in self.directories()? {
+            if is_there(&self.snapshot_dir(&id).join(file))? {
+                ids.push(id);
+            }
+        }
         Ok(ids)
     }
 

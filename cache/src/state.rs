@@ -345,6 +345,16 @@ pub(crate) fn file_error(
     move |source| StoreError::File { attempt, path: path.to_owned(), source }
 }
 
+/// Whether anything has this name; an error if the disk does not say.
+pub fn is_there(path: &Path) -> Result<bool, StoreError> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match fs_err::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        Err(source) => Err(file_error("look for", path)(source)),
+    }
+}
+
 /// Makes the directory and its parents; one that is there is fine.
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), StoreError> {
     if path.is_dir() {

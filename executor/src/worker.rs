@@ -325,14 +325,14 @@ impl Worker for LocalWorker {
         })
     }
 
-    fn exists(&self, output: &Output) -> bool {
-        let Some(id) = output.snapshot else { return true };
+    fn exists(&self, output: &Output) -> Result<bool, OpError> {
+        let Some(id) = output.snapshot else { return Ok(true) };
         let snapshots = self.config.store.snapshots();
-        let is_there = matches!(snapshots.get(&id), Ok(Some(_)));
+        let is_there = snapshots.get(&id).map_err(OpError::worker)?.is_some();
         if is_there {
             snapshots.mark_used(&id);
         }
-        is_there || self.imported.offers(&id)
+        Ok(is_there || self.imported.offers(&id))
     }
 
     fn expects(&self, vertex: &Vertex) -> Demand {

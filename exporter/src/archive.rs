@@ -152,7 +152,7 @@ fn own_manifest(
             listed.digest() == layer.descriptor().digest()
                 && listed.media_type() == layer.descriptor().media_type()
         });
-    if !same || !store.blobs().contains(&image.manifest_digest) {
+    if !same || !store.blobs().contains(&image.manifest_digest)? {
         return Ok(None);
     }
     Ok(Some(store.blobs().read(&image.manifest_digest, DOCUMENT_LIMIT)?))

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cache::Store;
 use cache::bundle::Tree;
 use cache::image::Image;
-use cache::image::document::{self, digest_of, write_manifest};
+use cache::image::document::{self, write_manifest};
 use cache::oci::{DiffId, Digest, HistoryEntry, ImageConfiguration, MediaType, RootFs};
 use cache::snapshot::{LayerDigests, Snapshot};
 use jiff::Timestamp;
@@ -69,13 +69,15 @@ pub fn assemble_far(
     config: ImageConfiguration,
     options: &AssembleOptions,
 ) -> Result<Image, ExportError> {
-    let here =
-        |blob: &Descriptor| digest_of(blob).is_ok_and(|digest| store.blobs().contains(&digest));
-    let layers = tree.layers.iter().enumerate().map(|(number, (layer, blob))| {
-        let own = base_layer(base, number, &layer.diff_id).filter(here);
-        (layer.diff_id, layer.created.as_str(), own.unwrap_or_else(|| blob.clone()))
-    });
-    put(store, layers.collect(), config, options)
+    let mut layers = Vec::new();
+    for (number, (layer, blob)) in tree.layers.iter().enumerate() {
+        let blob = match base_layer(base, number, &layer.diff_id) {
+            Some(own) if store.blobs().holds(&own)? => own,
+            _ => blob.clone(),
+        };
+        layers.push((layer.diff_id, layer.created.as_str(), blob));
+    }
+    put(store, layers, config, options)
 }
 
 /// Completes the configuration with these layers, bottom first, and stores the image.

@@ -256,16 +256,25 @@ fn blob_of(
         let media_type = layer_type(descriptor.media_type());
         let wanted = media_type.as_ref() == Some(&form.media_type());
         let compressed = media_type != Some(MediaType::ImageLayer);
-        let here = digest_of(descriptor).is_ok_and(|digest| store.blobs().contains(&digest));
-        here && (wanted || (compressed && !form.force))
+        wanted || (compressed && !form.force)
     };
-    let known = store.index().layer_blobs(&digests.diff_id)?;
-    let same_kind = known.iter().find(|(kind, blob)| *kind == form.kind() && fits(blob));
-    let any_kind = || known.iter().find(|(_, blob)| fits(blob));
-    if let Some((_, known)) = same_kind.or_else(any_kind) {
+    let mut known = Vec::new();
+    for (kind, blob) in store.index().layer_blobs(&digests.diff_id)? {
+        if fits(&blob) && store.blobs().holds(&blob)? {
+            known.push((kind, blob));
+        }
+    }
+    let same_kind = known.iter().find(|(kind, _)| *kind == form.kind());
+    if let Some((_, known)) = same_kind.or(known.first()) {
         return of(known);
     }
-    let of_images = images.get_or_init(|| image_layers(store).unwrap_or_default());
+    let of_images = match images.get() {
+        Some(known) => known,
+        None => {
+            let found = image_layers(store)?;
+            images.get_or_init(|| found)
+        }
+    };
     if let Some(pulled) = of_images.get(&digests.diff_id).filter(|blob| fits(blob)) {
         return of(pulled);
     }
@@ -291,7 +300,7 @@ fn image_layers(store: &Store) -> Result<BTreeMap<DiffId, Descriptor>, ExportErr
     for row in store.images().list()? {
         let Some(image) = store.images().by_manifest(&row.manifest)? else { continue };
         for (diff_id, blob) in image.config.rootfs.diff_ids.iter().zip(image.manifest.layers()) {
-            if digest_of(blob).is_ok_and(|digest| store.blobs().contains(&digest)) {
+            if store.blobs().holds(blob)? {
                 layers.entry(*diff_id).or_insert_with(|| blob.clone());
             }
         }

@@ -173,7 +173,7 @@ pub(crate) fn in_form(
         }
     }
     if let Some(known) = store.index().layer_blob(&diff_id, &form.kind())?
-        && store.blobs().contains(&blob_digest(&known, diff_id)?)
+        && store.blobs().contains(&blob_digest(&known, diff_id)?)?
     {
         return Ok(Layer::Blob(known));
     }

@@ -390,7 +390,7 @@ fn manifests(
 ) -> Result<Vec<(Descriptor, Option<Digest>)>, ExportError> {
     let digest = document_digest(entry)?;
     let failed = |source| ExportError::Document { digest, source };
-    if !store.blobs().contains(&digest) {
+    if !store.blobs().contains(&digest)? {
         return Err(bad("index.json", &format!("{digest} is not in the archive")));
     }
     let bytes = store.blobs().read(&digest, DOCUMENT_LIMIT)?;
@@ -398,11 +398,13 @@ fn manifests(
     match Document::parse(&bytes, Some(&announced)).map_err(failed)? {
         Document::Manifest(_) => Ok(vec![(entry.clone(), None)]),
         Document::Index(inner) => {
-            let here = |entry: &&Descriptor| {
-                digest_of(entry).is_ok_and(|digest| store.blobs().contains(&digest))
-            };
-            let inner = inner.manifests().iter().filter(here);
-            Ok(inner.map(|entry| (entry.clone(), Some(digest))).collect())
+            let mut here = Vec::new();
+            for entry in inner.manifests() {
+                if store.blobs().holds(entry)? {
+                    here.push((entry.clone(), Some(digest)));
+                }
+            }
+            Ok(here)
         }
     }
 }
@@ -427,14 +429,14 @@ fn layout_image(
         return Ok(None);
     }
     let config_digest = document_digest(manifest.config())?;
-    if !store.blobs().contains(&config_digest) {
+    if !store.blobs().contains(&config_digest)? {
         return Err(bad(&digest.to_string(), &format!("{config_digest} is not in the archive")));
     }
     let config = store.blobs().read(&config_digest, CONFIG_LIMIT)?;
     let image = Image::from_documents(&bytes, &config)?;
     for (layer, diff_id) in image.manifest.layers().iter().zip(&image.config.rootfs.diff_ids) {
         let blob = document_digest(layer)?;
-        if !store.blobs().contains(&blob) {
+        if !store.blobs().contains(&blob)? {
             return Err(bad(&digest.to_string(), &format!("layer {blob} is not in the archive")));
         }
         if checked.insert((blob, diff_id.0)) {

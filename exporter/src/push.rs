@@ -150,15 +150,16 @@ fn as_it_came(
     image: &Image,
     options: &PushOptions,
 ) -> Result<Option<PushManifest>, ExportError> {
-    let fits = |layer: &Descriptor| {
+    for layer in image.manifest.layers() {
         let plain = document::layer_type(layer.media_type()) == Some(MediaType::ImageLayer);
-        let had = |digest| options.there.contains(&digest) || store.blobs().contains(&digest);
-        digest_of(layer).is_ok_and(had) && !plain
-    };
+        let there = digest_of(layer).is_ok_and(|digest| options.there.contains(&digest));
+        if plain || !(there || store.blobs().holds(layer)?) {
+            return Ok(None);
+        }
+    }
     if options.form.force
         || !options.annotations.is_empty()
-        || !image.manifest.layers().iter().all(fits)
-        || !store.blobs().contains(&image.manifest_digest)
+        || !store.blobs().contains(&image.manifest_digest)?
     {
         return Ok(None);
     }

@@ -153,7 +153,7 @@ impl Schedule {
 
     async fn solve(&mut self) -> Result<(), SolveError> {
         self.read_contents();
-        self.set_first_keys();
+        self.set_first_keys()?;
         for target in self.definition.clone().targets() {
             let vertex = target.vertex.0;
             self.demand(vertex);
@@ -188,7 +188,7 @@ impl Schedule {
                 self.keys.set_content(content, found);
                 self.finish_reading(content, None);
                 for user in self.plan.contents[content].users.clone() {
-                    self.one_key_part_more(user);
+                    self.one_key_part_more(user)?;
                 }
             }
             Message::Content { content, result: Err(error) } => {
@@ -196,8 +196,11 @@ impl Schedule {
                 let user = self.plan.contents[content].users[0];
                 return Err(self.failed(user, error));
             }
-            Message::Probed { vertex, probed } => {
+            Message::Probed { vertex, probed: Ok(probed) } => {
                 self.probed(vertex, probed.map(|probed| *probed))?
+            }
+            Message::Probed { vertex, probed: Err(error) } => {
+                return Err(self.failed(vertex, error));
             }
             Message::Found { vertex, record } => {
                 self.finish(vertex, &record.outputs, Origin::Fast, record.created)?;
@@ -239,28 +242,30 @@ impl Schedule {
         }
     }
 
-    fn set_first_keys(&mut self) {
+    fn set_first_keys(&mut self) -> Result<(), SolveError> {
         for vertex in 0..self.vertices.len() {
             let context = is_context(self.definition.vertex(VertexId(vertex)));
             if self.plan.reachable[vertex] && !context && self.vertices[vertex].unkeyed == 0 {
                 // Those whose inputs were keyed in this very loop are keyed by their inputs.
                 if self.keys.fast[vertex].is_none() {
-                    self.set_key(vertex);
+                    self.set_key(vertex)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// A part that the fast key of `vertex` waited for is there.
-    fn one_key_part_more(&mut self, vertex: usize) {
+    fn one_key_part_more(&mut self, vertex: usize) -> Result<(), SolveError> {
         self.vertices[vertex].unkeyed -= 1;
-        if self.vertices[vertex].unkeyed == 0 {
-            self.set_key(vertex);
+        match self.vertices[vertex].unkeyed {
+            0 => self.set_key(vertex),
+            _ => Ok(()),
         }
     }
 
     /// Gives a vertex its fast key, and then all that waited for nothing else.
-    fn set_key(&mut self, vertex: usize) {
+    fn set_key(&mut self, vertex: usize) -> Result<(), SolveError> {
         let mut ready = vec![vertex];
         while let Some(vertex) = ready.pop() {
             let op = self.vertices[vertex].op;
@@ -268,7 +273,7 @@ impl Schedule {
             let key = key::fast(op, self.keys.identity(vertex), &inputs);
             self.keys.fast[vertex] = Some(key);
             self.reports[vertex].key = Some(key);
-            self.look_up(vertex, key);
+            self.look_up(vertex, key)?;
             self.changed.push_back(vertex);
             for &consumer in &self.plan.consumers[vertex] {
                 let waiting = &mut self.vertices[consumer].unkeyed;
@@ -278,34 +283,38 @@ impl Schedule {
                 }
             }
         }
+        Ok(())
     }
 
     /// Asks the records for a fast key, and says so if they have it, needed or not.
-    fn look_up(&mut self, vertex: usize, key: CacheKey) {
+    fn look_up(&mut self, vertex: usize, key: CacheKey) -> Result<(), SolveError> {
         let progress = &self.vertices[vertex];
         if progress.no_cache || self.plan.tainted[vertex] || progress.state.is_done() {
-            return;
+            return Ok(());
         }
-        let Some(record) = self.live_record(vertex, key) else { return };
+        let Some(record) = self.live_record(vertex, key)? else { return Ok(()) };
         self.reports[vertex].origin = Some(Origin::Fast);
         self.reports[vertex].created = Some(record.created.clone());
         self.reports[vertex].outputs.clone_from(&record.outputs);
         self.send_completed(vertex, true, None);
         self.vertices[vertex].hit = Some(record);
+        Ok(())
     }
 
     /// A record whose trees are gone is no record.
-    fn live_record(&mut self, vertex: usize, key: CacheKey) -> Option<Record> {
+    fn live_record(&mut self, vertex: usize, key: CacheKey) -> Result<Option<Record>, SolveError> {
         let record = match self.shared.records.lookup(&key) {
-            Ok(record) => record?,
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
             Err(error) => {
                 self.warn_of_records(&error);
-                return None;
+                return Ok(None);
             }
         };
-        let usable = record.outputs.len() >= self.plan.outputs[vertex]
-            && slow::is_there(self.shared.worker.as_ref(), &record.outputs);
-        usable.then_some(record)
+        let is_there = slow::is_there(self.shared.worker.as_ref(), &record.outputs)
+            .map_err(|error| self.failed(vertex, error))?;
+        let usable = is_there && record.outputs.len() >= self.plan.outputs[vertex];
+        Ok(usable.then_some(record))
     }
 
     // --- demand, backward ---

@@ -111,7 +111,7 @@ pub(crate) async fn probe(
     records: &dyn Records,
     op: Fingerprint,
     inputs: &[ProbeInput],
-) -> Option<Probed> {
+) -> Result<Option<Probed>, OpError> {
     let latest = records.lookup(&key::latest(op)).ok().flatten();
     let before: Option<Vec<ProbeInput>> = latest.as_ref().and_then(|record| {
         let parts = record.ingredients.iter();
@@ -120,30 +120,36 @@ pub(crate) async fn probe(
     });
     // Files of the context differ, as after any edit: hash no tree for that.
     if before.as_ref().is_some_and(|before| known_to_differ(before, inputs)) {
-        return None;
+        return Ok(None);
     }
-    let contents = try_join_all(inputs.iter().map(|input| input.content(worker))).await.ok()?;
+    let contents = try_join_all(inputs.iter().map(|input| input.content(worker))).await;
+    let Ok(contents) = contents else { return Ok(None) };
     let slow = key::slow(op, &contents);
     if let Ok(Some(record)) = records.lookup(&slow)
-        && is_there(worker, &record.outputs)
+        && is_there(worker, &record.outputs)?
     {
-        return Some(Probed { key: slow, contents, hit: Some(record), learned: None });
+        return Ok(Some(Probed { key: slow, contents, hit: Some(record), learned: None }));
     }
     let mut probed = Probed { key: slow, contents, hit: None, learned: None };
     if let (Some(latest), Some(before)) = (latest, before)
-        && is_there(worker, &latest.outputs)
-        && let Some(before) = contents_before(worker, &before, &probed.contents).await
+        && is_there(worker, &latest.outputs)?
+        && let Some(before) = contents_before(worker, &before, &probed.contents).await?
     {
         let hit = before == probed.contents;
         let record = Record { key: key::slow(op, &before), ..latest };
         *(if hit { &mut probed.hit } else { &mut probed.learned }) = Some(record);
     }
-    Some(probed)
+    Ok(Some(probed))
 }
 
 /// Whether every tree of a record can be used.
-pub(crate) fn is_there(worker: &dyn Worker, outputs: &[Output]) -> bool {
-    outputs.iter().all(|output| output.snapshot.is_none() || worker.exists(output))
+pub(crate) fn is_there(worker: &dyn Worker, outputs: &[Output]) -> Result<bool, OpError> {
+    for output in outputs.iter().filter(|output| output.snapshot.is_some()) {
+        if !worker.exists(output)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn known_to_differ(before: &[ProbeInput], now: &[ProbeInput]) -> bool {
@@ -159,18 +165,19 @@ async fn contents_before(
     worker: &dyn Worker,
     before: &[ProbeInput],
     now: &[Fingerprint],
-) -> Option<Vec<Fingerprint>> {
+) -> Result<Option<Vec<Fingerprint>>, OpError> {
     let mut contents = Vec::with_capacity(before.len());
     for input in before {
         let differs = contents.iter().zip(now).any(|(before, now)| before != now);
         let gone = match input {
-            ProbeInput::Tree { output, .. } => !is_there(worker, std::slice::from_ref(output)),
+            ProbeInput::Tree { output, .. } => !is_there(worker, std::slice::from_ref(output))?,
             ProbeInput::Known(_) => false,
         };
         if gone || (differs && input.known().is_none()) {
-            return None;
+            return Ok(None);
         }
-        contents.push(input.content(worker).await.ok()?);
+        let Ok(content) = input.content(worker).await else { return Ok(None) };
+        contents.push(content);
     }
-    Some(contents)
+    Ok(Some(contents))
 }

@@ -47,7 +47,10 @@ pub trait Worker: Send + Sync + 'static {
     /// Who answers yes notes that the tree was used, so that it is the last to be pruned.
     /// Asked for every record that might be used, on the task that schedules: a few `stat` calls,
     /// not more. Answers for an output without a snapshot are not asked for.
-    fn exists(&self, output: &Output) -> bool;
+    ///
+    /// # Errors
+    /// If that cannot be told: executing the step anew would hide what is wrong.
+    fn exists(&self, output: &Output) -> Result<bool, OpError>;
 
     /// What executing a vertex is expected to take: what it took the last time, or a guess.
     ///

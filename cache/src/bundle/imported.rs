@@ -14,8 +14,9 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 
 use super::document::{Document, Layer};
 use super::{BundleError, Place};
+use crate::error::StoreError;
 use crate::hash::Fingerprint;
-use crate::image::document::{descriptor, digest_of, layer_type};
+use crate::image::document::{descriptor, layer_type};
 use crate::index::{CacheKey, Output, Record};
 use crate::layer::{UnpackLimits, decompressor, unpack};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageName, MediaType};
@@ -94,29 +95,28 @@ impl Imported {
     }
 
     /// The record of a key. Trees that are on this machine anyway go by their own names.
-    pub fn lookup(&self, store: &Store, key: &CacheKey) -> Option<Record> {
-        let source = self.alive().find(|source| source.keys.contains_key(key))?;
-        let entry = &source.document.records[*source.keys.get(key)?];
-        let outputs = entry.outputs.iter().map(|layer| match layer {
-            None => Output { snapshot: None, content: None },
-            Some(layer) => {
-                let name = source.names[*layer];
-                let (chain, content) = source.chains[*layer];
-                let here = self.made(&name).or_else(|| {
-                    let snapshot = store.snapshots().unpacked(&chain).ok().flatten()?;
-                    Some(*snapshot.id())
-                });
-                Output { snapshot: Some(here.unwrap_or(name)), content: Some(content) }
-            }
+    pub fn lookup(&self, store: &Store, key: &CacheKey) -> Result<Option<Record>, StoreError> {
+        let found = self.alive().find_map(|source| Some((source, *source.keys.get(key)?)));
+        let Some((source, entry)) = found else { return Ok(None) };
+        let entry = &source.document.records[entry];
+        let outputs = entry.outputs.iter().map(|layer| {
+            let Some(layer) = layer else { return Ok(Output { snapshot: None, content: None }) };
+            let name = source.names[*layer];
+            let (chain, content) = source.chains[*layer];
+            let here = match self.made(&name) {
+                Some(made) => Some(made),
+                None => store.snapshots().unpacked(&chain)?.map(|snapshot| *snapshot.id()),
+            };
+            Ok(Output { snapshot: Some(here.unwrap_or(name)), content: Some(content) })
         });
-        Some(Record {
+        Ok(Some(Record {
             key: entry.key,
             op: entry.op,
             name: entry.name.clone(),
-            outputs: outputs.collect(),
+            outputs: outputs.collect::<Result<_, StoreError>>()?,
             created: entry.created.clone(),
             ingredients: entry.ingredients.clone(),
-        })
+        }))
     }
 
     /// Whether any record is of this operation.
@@ -361,7 +361,7 @@ fn forms(
         let layer = source.document.layers[number].clone();
         let blob = blob_of(store, source, &layer)?;
         let digest = super::place::digest(&blob)?;
-        let had = there.contains(&digest) || store.blobs().contains(&digest);
+        let had = there.contains(&digest) || store.blobs().contains(&digest)?;
         let made_here = match had {
             true => None,
             false => made_here(store, &source.chains[number].0, &layer)?,
@@ -386,10 +386,10 @@ fn made_here(
 /// The blob of a layer: another form of it where that is here already.
 fn blob_of(store: &Store, source: &Source, layer: &Layer) -> Result<Descriptor, BundleError> {
     let known = store.index().layer_blobs(&layer.diff_id)?;
-    let here =
-        |blob: &Descriptor| digest_of(blob).is_ok_and(|digest| store.blobs().contains(&digest));
-    if let Some((_, blob)) = known.into_iter().find(|(_, blob)| here(blob)) {
-        return Ok(blob);
+    for (_, blob) in known {
+        if store.blobs().holds(&blob)? {
+            return Ok(blob);
+        }
     }
     match &layer.blob {
         Some(blob) => Ok(blob.descriptor()),

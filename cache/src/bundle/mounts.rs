@@ -10,14 +10,13 @@ use std::path::Path;
 
 use super::BundleError;
 use super::document::{Blob, MAX_SEGMENTS, MOUNT_TYPE, Mount};
-use super::place::digest;
 use super::segments::Segments;
 use crate::error::LayerError;
 use crate::image::document::descriptor;
 use crate::layer::{Compression, UnpackLimits, compress, decompressor, pack_directory, unpack};
 use crate::lock::{LockMode, open_lock_file, try_lock};
 use crate::oci::{DiffId, Digest, MediaType};
-use crate::state::{Store, file_error};
+use crate::state::{Store, file_error, is_there};
 
 /// Cache mounts hold what package managers compressed already.
 const COMPRESSION: Compression = Compression::Zstd(3);
@@ -50,8 +49,13 @@ pub fn pack_mounts(store: &Store) -> Result<PackedMounts, BundleError> {
     for name in names {
         let dir = base.join(&name);
         let data = dir.join("data");
-        let Ok(id) = fs_err::read_to_string(dir.join("id")) else { continue };
-        if !data.is_dir() {
+        let id = dir.join("id");
+        let id = match fs_err::read_to_string(&id) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(file_error("read", &id)(source).into()),
+        };
+        if !is_there(&data)? {
             continue;
         }
         let path = dir.join("lock");
@@ -111,10 +115,9 @@ fn pack_segments(
         }
         let plain = DiffId(Digest::of(&segment));
         let known = store.index().layer_blob(&plain, SEGMENT_KIND)?;
-        let known = known.filter(|blob| digest(blob).is_ok_and(|d| store.blobs().contains(&d)));
         let blob = match known {
-            Some(blob) => blob,
-            None => {
+            Some(blob) if store.blobs().holds(&blob)? => blob,
+            _ => {
                 let mut writer = store.blobs().writer()?;
                 compress(COMPRESSION, &mut segment.as_slice(), &mut writer).map_err(failed)?;
                 let (digest, size) = writer.commit()?;
@@ -129,8 +132,8 @@ fn pack_segments(
 }
 
 /// Whether a cache mount of this name has to be fetched: there is none yet.
-pub fn wants_mount(store: &Store, mount: &Mount) -> bool {
-    !store.cache_mounts_dir().join(&mount.name).join("data").exists()
+pub fn wants_mount(store: &Store, mount: &Mount) -> Result<bool, BundleError> {
+    Ok(!is_there(&store.cache_mounts_dir().join(&mount.name).join("data"))?)
 }
 
 /// Makes a cache mount of its segments, which must be in the store. `false` if a step was faster.
@@ -157,7 +160,7 @@ pub fn unpack_mount(store: &Store, mount: &Mount) -> Result<bool, BundleError> {
     let path = dir.join("lock");
     let lock = open_lock_file(&path)?;
     let data = dir.join("data");
-    if !try_lock(&lock, &path, LockMode::Exclusive)? || data.exists() {
+    if !try_lock(&lock, &path, LockMode::Exclusive)? || is_there(&data)? {
         return Ok(false);
     }
     let id = dir.join("id");

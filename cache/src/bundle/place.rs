@@ -86,7 +86,7 @@ impl dyn Place {
 
     /// [`Place::fetch`] within the time that doing without would take.
     pub async fn fetch_in_time(&self, blob: &Descriptor, into: &Blobs) -> Result<(), BundleError> {
-        if into.contains(&digest(blob)?) {
+        if into.contains(&digest(blob)?)? {
             return Ok(());
         }
         let patience = BLOB_PATIENCE + Duration::from_secs(blob.size() / LEAST_SPEED);
@@ -130,7 +130,7 @@ impl dyn Place {
             if known.contains(&digest) {
                 return Ok(0);
             }
-            if !blobs.contains(&digest) {
+            if !blobs.contains(&digest)? {
                 if within(self, BLOB_PATIENCE, self.has(blob)).await? {
                     return Ok(0);
                 }

@@ -18,7 +18,7 @@ use crate::image::document::digest_of;
 use crate::layer;
 use crate::oci::{ChainId, Digest};
 use crate::snapshot::SnapshotId;
-use crate::state::Store;
+use crate::state::{Store, is_there};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ fn check_snapshots(
         if snapshots.origin(id)?.is_none() || !dir.join("fs").is_dir() {
             lost.insert(*id);
             // Removed by somebody else a moment ago?
-            if dir.exists() {
+            if is_there(&dir)? {
                 damages.push(Damage::Snapshot(*id));
             }
         } else if let Some(snapshot) = snapshots.get(id)?
@@ -175,6 +175,9 @@ fn check_records(
 
 fn check_images(store: &Store, repair: bool, damages: &mut Vec<Damage>) -> Result<(), GcError> {
     let is_whole = |manifest: &Digest| -> Result<bool, GcError> {
+        if !store.blobs().contains(manifest)? {
+            return Ok(false);
+        }
         match store.images().by_manifest(manifest) {
             Ok(Some(image)) => has_layers(store, &image),
             Ok(None) | Err(_) => Ok(false),

@@ -6,13 +6,14 @@
 //! table's lock, so "is it still there" and "remove it" cannot cross.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
 use super::document::digest_of;
 use super::names::lock;
 use super::{DOCUMENT_LIMIT, Document, Image, ImageError, Images};
 use crate::oci::{Digest, ImageName};
-use crate::state::StoreError;
+use crate::state::{StoreError, file_error};
 
 /// Long enough for a pull of the largest layer over a slow line.
 const GRACE: Duration = Duration::from_secs(60 * 60);
@@ -62,18 +63,22 @@ impl Images {
         let _lock = lock(&self.content)?;
         let reachable = self.reachable()?;
         let now = SystemTime::now();
-        removal.blobs.retain(|digest| {
-            let modified =
-                fs_err::metadata(self.blobs.path(digest)).and_then(|metadata| metadata.modified());
-            let Ok(modified) = modified else { return false };
+        for digest in std::mem::take(&mut removal.blobs) {
+            let path = self.blobs.path(&digest);
+            let modified = match fs_err::metadata(&path).and_then(|metadata| metadata.modified()) {
+                Ok(modified) => modified,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(source) => return Err(file_error("look for", &path)(source).into()),
+            };
             let rested = now.duration_since(modified).unwrap_or_default() >= grace;
-            let size = self.blobs.size(digest).unwrap_or_default();
-            if reachable.contains(digest) || !rested || self.blobs.remove(digest).is_err() {
-                return false;
+            if reachable.contains(&digest) || !rested {
+                continue;
             }
+            let size = self.blobs.size(&digest)?.unwrap_or_default();
+            self.blobs.remove(&digest)?;
             removal.bytes += size;
-            true
-        });
+            removal.blobs.push(digest);
+        }
         Ok(removal)
     }
 
@@ -104,11 +109,16 @@ impl Images {
     /// alone for the next hour.
     pub fn hold(&self, digest: &Digest) -> Result<bool, ImageError> {
         let _lock = lock(&self.content)?;
+        let path = self.blobs.path(digest);
         let touched = fs_err::OpenOptions::new()
             .read(true)
-            .open(self.blobs.path(digest))
+            .open(&path)
             .and_then(|file| file.file().set_modified(SystemTime::now()));
-        Ok(touched.is_ok() && self.blobs.contains(digest))
+        match touched {
+            Ok(()) => Ok(self.blobs.contains(digest)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(file_error("touch", &path)(source).into()),
+        }
     }
 
     fn reachable_from(

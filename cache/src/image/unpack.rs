@@ -28,7 +28,7 @@ pub fn layers_needed(store: &Store, image: &Image) -> Result<Vec<Descriptor>, Im
     let (unpacked, _) = highest_unpacked(store, image)?;
     let mut needed = Vec::new();
     for descriptor in &image.manifest.layers()[unpacked..] {
-        if !store.blobs().contains(&layer_digest(image, descriptor)?) {
+        if !store.blobs().contains(&layer_digest(image, descriptor)?)? {
             needed.push(descriptor.clone());
         }
     }
@@ -119,14 +119,17 @@ pub fn layer_blob(
     number: usize,
 ) -> Result<Option<Descriptor>, ImageError> {
     let descriptor = &image.manifest.layers()[number];
-    if store.blobs().contains(&layer_digest(image, descriptor)?) {
+    if store.blobs().contains(&layer_digest(image, descriptor)?)? {
         return Ok(Some(descriptor.clone()));
     }
     let diff_id: DiffId = image.config.rootfs.diff_ids[number];
     let forms = store.index().layer_blobs(&diff_id)?;
-    let here =
-        |form: &Descriptor| digest_of(form).is_ok_and(|digest| store.blobs().contains(&digest));
-    Ok(forms.into_iter().map(|(_, form)| form).find(here))
+    for (_, form) in forms {
+        if store.blobs().holds(&form)? {
+            return Ok(Some(form));
+        }
+    }
+    Ok(None)
 }
 
 /// Starts inflating a layer on a thread of its own.

@@ -116,7 +116,7 @@ impl Registries {
             underway.entry(digest).or_default().clone()
         };
         let _alone = lock.lock().await;
-        if into.contains(&digest) {
+        if into.contains(&digest)? {
             progress(descriptor.size(), descriptor.size());
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Registries {
     ) -> Result<Vec<u8>, RemoteError> {
         let failed = |source| RemoteError::Document { name: Box::new(name.clone()), source };
         let expected = digest_of(descriptor).map_err(failed)?;
-        if known.contains(&expected) {
+        if known.contains(&expected)? {
             return Ok(known.read(&expected, CONFIG_LIMIT)?);
         }
         self.bounded_blob(host, name, descriptor, CONFIG_LIMIT).await

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::Mount;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::info::{self, COPIED, INFO, Info, LAYER};
@@ -13,6 +14,7 @@ use crate::error::StoreError;
 use crate::hash::{Fingerprint, FingerprintBuilder};
 use crate::layer;
 use crate::oci::{ChainId, DiffId};
+use crate::state::file_error;
 
 /// A committed tree and everything below it. Clones are the same.
 #[derive(Clone, Debug)]
@@ -74,8 +76,13 @@ impl SnapshotLayer {
         &self.upper
     }
 
-    pub(super) fn is_there(&self) -> bool {
-        rustix::fs::access(self.dir.join(INFO), rustix::fs::Access::EXISTS).is_ok()
+    pub(super) fn is_there(&self) -> Result<bool, StoreError> {
+        let info = self.dir.join(INFO);
+        match rustix::fs::access(&info, rustix::fs::Access::EXISTS) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(file_error("look for", &info)(errno.into())),
+        }
     }
 }
 
@@ -214,6 +221,16 @@ impl Snapshot {
             Some(known) => Ok(known),
             None => Ok(self.layer()?.diff_id),
         }
+    }
+
+    /// Whether it, and all that it stands on, has not been removed since it was read.
+    pub(super) fn is_there(&self) -> Result<bool, StoreError> {
+        for layer in self.ancestry().map(|snapshot| &snapshot.node.layer) {
+            if !layer.is_there()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Itself, its parent, and so on.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{file_error, make_dir, random};
+use super::{file_error, is_there, make_dir, random};
 use crate::error::StoreError;
 
 /// Stands between a random name and that of the process which holds it.
@@ -42,7 +42,11 @@ impl Trash {
         for entry in fs_err::read_dir(&dir).map_err(file_error("list", &dir))? {
             let path = entry.map_err(file_error("list", &dir))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !name.split_once(HELD).is_some_and(|(_, process)| ingest.join(process).exists()) {
+            let is_held = match name.split_once(HELD) {
+                Some((_, process)) => is_there(&ingest.join(process))?,
+                None => false,
+            };
+            if !is_held {
                 left.push(path);
             }
         }

@@ -112,11 +112,11 @@ async fn a_layer_is_fetched_when_its_files_are_wanted() {
     let document = place.read().await.unwrap();
     let imported = Imported::new(vec![(place, document)]);
     let names = ["first", "second"].map(|name| {
-        let record = imported.lookup(&world.store, &key(name)).unwrap();
+        let record = imported.lookup(&world.store, &key(name)).unwrap().unwrap();
         record.outputs[0].snapshot.unwrap()
     });
     assert!(names.iter().all(|name| imported.offers(name)));
-    assert!(imported.lookup(&world.store, &key("third")).is_none());
+    assert!(imported.lookup(&world.store, &key("third")).unwrap().is_none());
     // The document and nothing else.
     assert_eq!(blobs_asked_for(&registry), 1);
     let quiet = |_: &_, _| {};
@@ -130,7 +130,7 @@ async fn a_layer_is_fetched_when_its_files_are_wanted() {
     // The content is what it was at home, not a function of the digest.
     assert_eq!(snapshot.layer().unwrap().content, Fingerprint::of(&[1]));
     // Whoever comes later finds the trees under their chains.
-    let record = imported.lookup(&world.store, &key("second")).unwrap();
+    let record = imported.lookup(&world.store, &key("second")).unwrap().unwrap();
     assert_eq!(record.outputs[0].snapshot, Some(second));
     assert_eq!(record.outputs[0].content, Some(snapshot.chain_content().unwrap()));
 }
@@ -141,13 +141,13 @@ async fn a_layer_that_unpacks_to_something_else_gives_the_cache_up() {
     let (place, world) = (place(&registry), World::new());
     let document = place.read().await.unwrap();
     let imported = Imported::new(vec![(place, document)]);
-    let record = imported.lookup(&world.store, &key("second")).unwrap();
+    let record = imported.lookup(&world.store, &key("second")).unwrap().unwrap();
     let name = record.outputs[0].snapshot.unwrap();
     imported.make(&world.store, &name, &|_, _| {}).await.unwrap_err();
     let failures = imported.failures();
     assert!(matches!(failures[..], [(_, BundleError::DiffId { .. })]), "{failures:?}");
     assert!(!imported.offers(&name));
-    assert!(imported.lookup(&world.store, &key("first")).is_none());
+    assert!(imported.lookup(&world.store, &key("first")).unwrap().is_none());
     assert!(!imported.has_op(&Fingerprint::of(b"op")));
 }
 

@@ -56,7 +56,7 @@ async fn a_pulled_image_is_whole_and_named() {
     let resolved = registries().pull(&store, &name, &amd64(), &report).await.unwrap();
     assert_eq!(resolved.image.manifest_digest, Digest::of(&fixture.manifest));
     assert_eq!(resolved.index, None);
-    assert!(store.blobs().contains(&Digest::of(&fixture.layer)));
+    assert!(store.blobs().contains(&Digest::of(&fixture.layer)).unwrap());
     let found = store.images().get(&name, &amd64()).unwrap().unwrap();
     assert_eq!(found.config_digest, Digest::of(&fixture.config));
     assert_eq!(progress.lock().unwrap().last(), Some(&(0, 5, 5)));
@@ -199,7 +199,7 @@ async fn fetch(
     let config = RegistryConfig { attempts: 3, patience, ..config() };
     let result =
         Registries::new(config).fetch_layer(&name, &descriptor, store.blobs(), &|_, _| {}).await;
-    let here = store.blobs().contains(&Digest::of(&fixture.layer));
+    let here = store.blobs().contains(&Digest::of(&fixture.layer)).unwrap();
     let leftovers = walk(&store.root().join("ingest"));
     assert_eq!(leftovers, 0, "nothing half-written stays");
     (result, here, registry)

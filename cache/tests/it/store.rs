@@ -100,7 +100,7 @@ fn a_blob_is_there_once_it_is_whole() {
     assert_eq!(blobs.list().unwrap(), []);
     let (digest, size) = writer.commit().unwrap();
     assert_eq!(size, 300_010);
-    assert_eq!(blobs.size(&digest), Some(size));
+    assert_eq!(blobs.size(&digest).unwrap(), Some(size));
     assert_eq!(Digest::of(&blobs.read(&digest, size).unwrap()), digest);
     let error = blobs.read(&digest, 100).unwrap_err();
     assert!(matches!(error, StoreError::BlobTooBig { .. }), "{error:?}");
@@ -112,8 +112,44 @@ fn a_blob_is_there_once_it_is_whole() {
     let error = blobs.read(&digest, 1 << 20).unwrap_err();
     assert!(matches!(error, StoreError::WrongDigest { .. }), "{error:?}");
     blobs.remove(&digest).unwrap();
-    assert!(!blobs.contains(&digest));
+    assert!(!blobs.contains(&digest).unwrap());
     blobs.remove(&digest).unwrap();
+}
+
+/// A link to itself: whoever walks through it gets an error that is not `NotFound`.
+fn break_directory(path: &std::path::Path) {
+    fs_err::rename(path, path.with_extension("aside")).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+}
+
+#[test]
+fn what_the_disk_does_not_tell_is_not_absent() {
+    let world = World::new();
+    let blobs = world.store.blobs();
+    let digest = Digest::of(b"x");
+    // A directory where the file should be.
+    let path = blobs.path(&digest);
+    fs_err::create_dir_all(&path).unwrap();
+    let named = |error: &StoreError| error.to_string().contains(&digest.hex()[..]);
+    assert!(named(&blobs.contains(&digest).unwrap_err()));
+    assert!(named(&blobs.put(b"x").unwrap_err()));
+    assert!(named(&blobs.read(&digest, 100).unwrap_err()));
+    fs_err::remove_dir(&path).unwrap();
+    assert!(!blobs.contains(&digest).unwrap());
+    // A directory that cannot be walked through.
+    break_directory(path.parent().unwrap());
+    assert!(named(&blobs.contains(&digest).unwrap_err()));
+    let snapshots = world.store.snapshots();
+    let snapshot = snapshots
+        .prepare(None)
+        .unwrap()
+        .commit(CommitInfo { created: String::new(), chain: None, diff_id: None, content: None })
+        .unwrap();
+    break_directory(&world.store.root().join("snapshots-v1"));
+    // Whether it was read before or not.
+    let error = snapshots.get(snapshot.id()).unwrap_err();
+    assert!(error.to_string().contains(&snapshot.id().to_string()), "{error}");
+    assert!(Store::open(world.store.root()).unwrap().snapshots().get(snapshot.id()).is_err());
 }
 
 #[test]
@@ -231,8 +267,8 @@ fn after_a_power_cut_only_what_was_synced_is_there() {
     let store = Store::open(&root).unwrap();
     assert!(store.snapshots().get(&synced).unwrap().is_some());
     assert!(store.snapshots().get(&lost).unwrap().is_none());
-    assert!(store.blobs().contains(&synced_blob));
-    assert!(!store.blobs().contains(&lost_blob));
+    assert!(store.blobs().contains(&synced_blob).unwrap());
+    assert!(!store.blobs().contains(&lost_blob).unwrap());
     // Syncing now does not make them believable.
     store.sync_in_background().wait().unwrap();
     assert!(store.snapshots().get(&lost).unwrap().is_none());
@@ -240,7 +276,7 @@ fn after_a_power_cut_only_what_was_synced_is_there() {
     assert_eq!(store.snapshots().list().unwrap(), [synced]);
     // And it can be made again.
     assert_eq!(store.blobs().put(b"lost").unwrap(), lost_blob);
-    assert!(store.blobs().contains(&lost_blob));
+    assert!(store.blobs().contains(&lost_blob).unwrap());
 }
 
 const CHILD_ROOT: &str = "STRAKE_TEST_CHILD_ROOT";

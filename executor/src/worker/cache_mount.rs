@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use cache::Store;
 use cache::hash::FingerprintBuilder;
+use cache::state::is_there;
 use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use solver::llb::{CopyAction, Sharing};
@@ -124,19 +125,19 @@ impl CacheMount {
         // Alone for as long as it takes to look after the directory, then as wanted.
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                if fresh && data.exists() {
+                if fresh && is_there(&data)? {
                     store.trash(&data)?;
                 }
-                if !data.exists() {
+                if !is_there(&data)? {
                     self.fill(dir, &data, owners)?;
                 }
             }
-            Err(Errno::WOULDBLOCK) if !data.exists() => return Ok(None),
+            Err(Errno::WOULDBLOCK) if !is_there(&data)? => return Ok(None),
             Err(Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(failed("lock", &lock_path)(errno)),
         }
         match rustix::fs::flock(&lock, wanted) {
-            Ok(()) if data.exists() => Ok(Some(HeldCache { data, _lock: lock })),
+            Ok(()) if is_there(&data)? => Ok(Some(HeldCache { data, _lock: lock })),
             Ok(()) | Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(failed("lock", &lock_path)(errno)),
         }

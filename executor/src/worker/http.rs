@@ -67,7 +67,11 @@ impl LocalWorker {
         log: &LogSink,
     ) -> Result<Output, ExecutorError> {
         let blobs = self.config.store.blobs();
-        let state = match source.checksum.filter(|checksum| blobs.contains(checksum)) {
+        let here = match source.checksum {
+            Some(checksum) => blobs.contains(&checksum)?,
+            None => false,
+        };
+        let state = match source.checksum.filter(|_| here) {
             Some(digest) => {
                 let known = self.remembered(&source.url)?.filter(|known| known.digest == digest);
                 let last_modified = known.and_then(|known| known.last_modified);
@@ -116,7 +120,10 @@ impl LocalWorker {
         }
         self.needs_network(|| format!("`{}`", without_credentials(&source.url)))?;
         let blobs = self.config.store.blobs();
-        let known = self.remembered(&source.url)?.filter(|known| blobs.contains(&known.digest));
+        let known = match self.remembered(&source.url)? {
+            Some(known) if blobs.contains(&known.digest)? => Some(known),
+            _ => None,
+        };
         let secrets = &self.config.secrets;
         let response = request(&source.url, secrets, known.as_ref()).await?;
         let state = match known {

@@ -222,7 +222,7 @@ fn a_linked_layer_is_laid_over_its_base(machine: &Machine) {
 fn a_result_whose_snapshot_is_gone_does_not_exist(machine: &Machine) {
     let scene = Scene::new(machine);
     let output = scene.run("true").output();
-    assert!(scene.worker().exists(&output));
+    assert!(scene.worker().exists(&output).unwrap());
     scene.store.snapshots().remove(&output.snapshot.unwrap()).unwrap();
-    assert!(!scene.worker().exists(&output));
+    assert!(!scene.worker().exists(&output).unwrap());
 }

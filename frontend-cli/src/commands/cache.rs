@@ -121,7 +121,7 @@ async fn fetch_trees(
     let mut records = Vec::new();
     let mut seen: HashSet<SnapshotId> = HashSet::new();
     for entry in &document.records {
-        let Some(mut record) = imported.lookup(&engine.store, &entry.key) else { continue };
+        let Some(mut record) = imported.lookup(&engine.store, &entry.key)? else { continue };
         for output in &mut record.outputs {
             let Some(id) = output.snapshot.filter(|id| imported.knows(id)) else { continue };
             if seen.insert(id)
@@ -146,7 +146,7 @@ async fn fetch_mount(
     place: &Arc<dyn Place>,
     mount: &Mount,
 ) -> Result<bool, BundleError> {
-    if !wants_mount(&engine.store, mount) {
+    if !wants_mount(&engine.store, mount)? {
         return Ok(false);
     }
     let fetches: Vec<_> =

@@ -5,7 +5,14 @@
 //! each thread, or from the N-th on. They hit the programs of the steps as well, which is why those
 //! look at the result of everything they do. The rounds are bounded for CI; `STRAKE_FAULT_SECONDS`
 //! makes them last longer.
+//!
+//! `write` is not among these calls: strace would hit the eventfds that wake threads as well, and a
+//! thread that no kernel fails to wake waits for ever (7 of 36 builds hung so, all of them with an
+//! eventfd hit, and none of those without). `testdata/faults/write.c` fails the writes to the store's
+//! files alone.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -15,9 +22,14 @@ use crate::sealed::{Identity, Sealed, run};
 /// How many faulty builds there are in an ordinary run.
 const ROUNDS: usize = 18;
 
+/// How many of them fail to write to a file.
+const WRITE_ROUNDS: usize = 12;
+
+/// A build of ours makes about so many writes to files of the store.
+const WRITES: u64 = 40;
+
 /// Calls that change what is on the disk, in groups that tell what was hit: files, the index (SQLite
-/// alone writes so), names, durability, metadata. Not `write`: it wakes threads and draws the progress
-/// as well, where the kernel never answers so. That it fails on files is what a full disk is for.
+/// alone writes so), names, durability, metadata.
 const CALLS: [&str; 6] = [
     "copy_file_range,sendfile,pwritev,fallocate",
     "pwrite64,ftruncate",
@@ -67,6 +79,74 @@ fn builds_after_disk_errors_are_right() {
     }
     assert!(hits * 3 >= round, "only {hits} of {round} builds met an error");
     sealed.strake(["fsck"]).success();
+}
+
+#[test]
+fn builds_after_failed_writes_are_right() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    sealed.write("work/Dockerfile", DOCKERFILE);
+    sealed.write("work/file", "from the context\n");
+    let shim = compiled(sealed.path());
+    let trace = sealed.path().join("writes");
+    let seed = u64::from(std::process::id()) << 16 | 1;
+    let (mut state, mut hits) = (seed, 0);
+    for round in 1..=WRITE_ROUNDS {
+        // The first ones make the directory of the process known to others, and are the rarest.
+        let first = if round <= 4 { round as u64 } else { 1 + next(&mut state) % WRITES };
+        let on = next(&mut state).is_multiple_of(3);
+        let why = format!("seed {seed}, round {round}, write {first}, on: {on}");
+        let _ = fs::remove_file(&trace);
+        let mut command = sealed.strake_command(words(&sealed, round));
+        command.env("LD_PRELOAD", &shim).env("FAULT_DIR", sealed.path().join("store"));
+        command.env("FAULT_FIRST", first.to_string()).env("FAULT_TRACE", &trace);
+        if on {
+            command.env("FAULT_ON", "1");
+        }
+        let outcome = run(command, Duration::from_secs(60));
+        let hit = trace.exists();
+        assert!(outcome.code == 0 || hit, "{why}: {outcome}");
+        // The base is here, whatever the disk says.
+        assert!(!outcome.stderr.contains("is not asked: offline"), "{why}: {outcome}");
+        hits += usize::from(hit);
+        check(&sealed, round, &why);
+    }
+    assert!(hits * 2 >= WRITE_ROUNDS, "only {hits} of {WRITE_ROUNDS} builds met an error");
+    sealed.strake(["fsck"]).success();
+}
+
+/// The library that fails writes, made in `directory`.
+fn compiled(directory: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/faults/write.c");
+    let library = directory.join("write.so");
+    let mut command = Command::new("gcc");
+    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source);
+    let outcome = run(command, Duration::from_secs(60));
+    outcome.success();
+    library
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_an_error_with_its_path() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    sealed.write("work/Dockerfile", "FROM busybox\nRUN true\n");
+    let context = sealed.path().join("work").display().to_string();
+    let build = || sealed.strake(["build", "--offline", &context]);
+    build().success();
+    // A link to itself: whoever walks through it gets an error that is not `NotFound`.
+    for name in ["content/blobs/sha256", "snapshots-v1"] {
+        let directory = sealed.path().join("store").join(name);
+        let aside = directory.with_extension("aside");
+        fs::rename(&directory, &aside).unwrap();
+        std::os::unix::fs::symlink(&directory, &directory).unwrap();
+        let outcome = build();
+        let said = outcome.failure(1);
+        assert!(said.contains(&format!("{name}/")), "{outcome}");
+        assert!(said.contains("Too many levels of symbolic links"), "{outcome}");
+        assert!(!said.contains("is not asked"), "{outcome}");
+        fs::remove_file(&directory).unwrap();
+        fs::rename(&aside, &directory).unwrap();
+        build().success();
+    }
 }
 
 fn words(sealed: &Sealed, round: usize) -> Vec<String> {

@@ -22,7 +22,7 @@ pub(super) enum Message {
     /// A content that keys need is known.
     Content { content: usize, result: Result<Content, OpError> },
     /// The slow key was looked for.
-    Probed { vertex: usize, probed: Option<Box<Probed>> },
+    Probed { vertex: usize, probed: Result<Option<Box<Probed>>, OpError> },
     /// A vertex was executed.
     Executed { vertex: usize, result: Result<Vec<Output>, OpError>, claim: Option<Claim> },
     /// Somebody else had executed it when its turn came.
@@ -55,7 +55,7 @@ impl Shared {
     ) -> Message {
         let worker = self.worker.as_ref();
         let probed = slow::probe(worker, self.records.as_ref(), op, &inputs).await;
-        Message::Probed { vertex, probed: probed.map(Box::new) }
+        Message::Probed { vertex, probed: probed.map(|probed| probed.map(Box::new)) }
     }
 
     /// Executes a vertex when it may. `shared` is the key under which another build may be at the
@@ -76,9 +76,14 @@ impl Shared {
         };
         if let (Some(key), Some(_)) = (shared, &claim)
             && let Ok(Some(record)) = self.records.lookup(&key)
-            && slow::is_there(self.worker.as_ref(), &record.outputs)
         {
-            return Message::Found { vertex: id.0, record };
+            match slow::is_there(self.worker.as_ref(), &record.outputs) {
+                Ok(true) => return Message::Found { vertex: id.0, record },
+                Ok(false) => {}
+                Err(error) => {
+                    return Message::Executed { vertex: id.0, result: Err(error), claim };
+                }
+            }
         }
         let _admitted = self.admission.enter(self.worker.expects(&vertex)).await;
         if !started {

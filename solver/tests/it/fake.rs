@@ -258,12 +258,10 @@ impl Worker for FakeWorker {
         async move { Ok(fingerprint(value)) }.boxed()
     }
 
-    fn exists(&self, output: &Output) -> bool {
+    fn exists(&self, output: &Output) -> Result<bool, OpError> {
         let state = self.state();
-        output
-            .snapshot
-            .as_ref()
-            .is_some_and(|id| state.trees.contains_key(id) && !state.gone.contains(id))
+        let is_there = |id| state.trees.contains_key(id) && !state.gone.contains(id);
+        Ok(output.snapshot.as_ref().is_some_and(is_there))
     }
 
     fn expects(&self, vertex: &Vertex) -> Demand {

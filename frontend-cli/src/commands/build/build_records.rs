@@ -7,10 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use cache::Store;
 use cache::bundle::Imported;
 use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Record};
+use cache::{Store, StoreError};
 use solver::llb::Definition;
 use solver::{Records, RecordsError, Solution};
 
@@ -45,7 +45,7 @@ impl BuildRecords {
         let mut records: Vec<Record> = self.take_waiting().into_values().collect();
         for key in self.imported.keys_of(&ops) {
             if self.local(&key)?.is_none() {
-                records.extend(self.imported.lookup(&self.store, &key));
+                records.extend(self.imported.lookup(&self.store, &key).map_err(unusable)?);
             }
         }
         let records: Vec<Record> = records.into_iter().map(|record| self.at_home(record)).collect();
@@ -55,14 +55,13 @@ impl BuildRecords {
     /// The record of a key, if the store has one whose trees are here.
     fn local(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
         let record = Records::lookup(self.store.index(), key)?;
-        let is_here = |record: &Record| {
-            record
-                .outputs
-                .iter()
-                .filter_map(|output| output.snapshot)
-                .all(|id| matches!(self.store.snapshots().get(&id), Ok(Some(_))))
-        };
-        Ok(record.filter(is_here))
+        let Some(record) = record else { return Ok(None) };
+        for id in record.outputs.iter().filter_map(|output| output.snapshot) {
+            if self.store.snapshots().get(&id).map_err(unusable)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(record))
     }
 
     /// With the names that its trees have here.
@@ -101,7 +100,10 @@ impl Records for BuildRecords {
             ids.any(|id| self.imported.knows(&id) && !self.imported.offers(&id))
         };
         let waiting = waiting.filter(|record| !gone(record));
-        Ok(waiting.or_else(|| self.imported.lookup(&self.store, key)))
+        match waiting {
+            Some(record) => Ok(Some(record)),
+            None => self.imported.lookup(&self.store, key).map_err(unusable),
+        }
     }
 
     fn has_op(&self, op: &Fingerprint) -> Result<bool, RecordsError> {
@@ -118,4 +120,9 @@ impl Records for BuildRecords {
         let here: Vec<Record> = here.into_iter().map(|record| self.at_home(record)).collect();
         Records::insert(self.store.index(), &here)
     }
+}
+
+/// The store does not say whether a tree is here.
+fn unusable(error: StoreError) -> RecordsError {
+    Box::<dyn std::error::Error + Send + Sync>::from(error).into()
 }

@@ -70,10 +70,16 @@ pub(super) async fn bring_for_push(
         .collect();
     let source = imported.repository(tree);
     let layers = imported.tree(tree).map(|tree| tree.layers).unwrap_or_default();
+    let mut absent = BTreeSet::new();
+    for digest in layers.iter().filter_map(|(_, blob)| digest_of(blob).ok()) {
+        if !store.blobs().contains(&digest)? {
+            absent.insert(digest);
+        }
+    }
     let is_there = layers.iter().map(|(_, blob)| async {
         // What is not compressed is compressed for a push.
         let kind = layer_type(blob.media_type()).filter(|kind| *kind != MediaType::ImageLayer);
-        let digest = digest_of(blob).ok().filter(|digest| !store.blobs().contains(digest));
+        let digest = digest_of(blob).ok().filter(|digest| absent.contains(digest));
         let (Some(_), Some(digest)) = (kind, digest) else { return None };
         let asked = names.iter().map(|name| registries.has_or_mounts(name, blob, source.as_ref()));
         // A registry that does not answer says so when the image is pushed.

@@ -242,7 +242,7 @@ impl Worker for Watched {
         self.worker.rootfs_content(output)
     }
 
-    fn exists(&self, output: &Output) -> bool {
+    fn exists(&self, output: &Output) -> Result<bool, OpError> {
         self.worker.exists(output)
     }
 
