@@ -21,6 +21,7 @@ bench: ## print the table of figures: strake beside its peers on this machine
 	@cargo build --release --quiet
 	@scripts/with-tools bench/run
 	@bench/thousand
+	@bench/growth
 	@scripts/with-tools bench/contexts
 	@STRAKE_BENCH_VERTICES=100000 cargo test --release --quiet -p solver --test it -- speed --nocapture
 
