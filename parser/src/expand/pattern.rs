@@ -53,13 +53,11 @@ impl Pattern {
         Ok(chars[end.unwrap_or(0)..].iter().collect())
     }
 
-    /// `value` without the suffix that matches: the prefix of both, reversed.
-    pub(super) fn trim_suffix(&self, value: &str, longest: bool) -> Result<String, String> {
-        let chars: Vec<char> = value.chars().rev().collect();
-        let tokens: Vec<&Token> = self.tokens.iter().rev().collect();
-        let prefer = if longest { Prefer::Longest } else { Prefer::Shortest };
-        let end = ends(&tokens, &chars, prefer)?[0];
-        Ok(chars[end.unwrap_or(0)..].iter().rev().collect())
+    /// `value` without the suffix that matches the pattern `text`: the prefix of both, reversed.
+    pub(super) fn trim_suffix(text: &str, value: &str, longest: bool) -> Result<String, String> {
+        let reversed: String = value.chars().rev().collect();
+        let kept = Pattern::new(&reverse(text))?.trim_prefix(&reversed, longest)?;
+        Ok(kept.chars().rev().collect())
     }
 
     /// `value` with the leftmost longest match replaced, or with all of them.
@@ -98,6 +96,20 @@ impl Pattern {
     }
 }
 
+/// A pattern read from its end. Escapes stay in front of what they escape; a backslash that ends the
+/// pattern, which is possible under another escape character of the file, comes to stand before the
+/// last character and escapes it, as in BuildKit.
+fn reverse(pattern: &str) -> String {
+    let mut reversed = Vec::new();
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        let escaped = if c == '\\' { chars.next() } else { None };
+        reversed.extend(escaped);
+        reversed.push(c);
+    }
+    reversed.iter().rev().collect()
+}
+
 /// For every place of `value` where a match starts, where it ends.
 fn ends(tokens: &[&Token], value: &[char], prefer: Prefer) -> Result<Vec<Option<usize>>, String> {
     if (tokens.len() + 1).saturating_mul(value.len() + 1) > WORK {
@@ -133,6 +145,16 @@ fn ends(tokens: &[&Token], value: &[char], prefer: Prefer) -> Result<Vec<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backslash_at_the_end_of_a_suffix_escapes_what_is_before_it() {
+        let trim = |pattern: &str, value: &str| Pattern::trim_suffix(pattern, value, false);
+        assert_eq!(trim("*\\", "a*").as_deref(), Ok("a"));
+        assert_eq!(trim("b*\\", "ab*").as_deref(), Ok("a"));
+        assert_eq!(trim("\\*b", "a*b").as_deref(), Ok("a"));
+        assert!(trim("a\\", "a").is_err());
+        assert!(trim("\\", "a").is_err());
+    }
 
     #[test]
     fn empty_matches_are_replaced_once_each() {

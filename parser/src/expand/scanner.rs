@@ -370,10 +370,9 @@ fn trim(value: &str, operator: char, word: &str) -> Result<String, ExpandError> 
         Some(pattern) => (pattern, true),
         None => (word, false),
     };
-    let compiled = compile(pattern)?;
     match operator {
-        '#' => compiled.trim_prefix(value, longest),
-        _ => compiled.trim_suffix(value, longest),
+        '#' => compile(pattern)?.trim_prefix(value, longest),
+        _ => Pattern::trim_suffix(pattern, value, longest),
     }
     .map_err(|problem| bad(pattern, problem))
 }
