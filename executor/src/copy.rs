@@ -302,11 +302,22 @@ impl FileOperation {
                 return Err(ExecutorError::NotADirectory { path: found.located.path() });
             }
             let dir = source.open_dir(&found.located)?;
-            if copier.has_any(&dir, &found.located, &filter)? {
-                let target = self.destination_directory(&action.dest, copier.ownership)?;
-                copier.directory_contents(&dir, &found.located, &target, &filter)?;
-            } else if !pivoted.is_pattern && action.required {
+            let required = !pivoted.is_pattern && action.required;
+            if required && !copier.has_any(&dir, &found.located, &filter)? {
                 return Err(source.missing_below(written, &found, &pivoted.pattern));
+            }
+            // As in BuildKit the destination is made even if the pattern matches nothing.
+            let target = self.destination_directory(&action.dest, copier.ownership)?;
+            copier.directory_contents(&dir, &found.located, &target, &filter)?;
+            if found.located.last.is_some() {
+                let meta = dir.meta().map_err(ExecutorError::file("look at", written))?;
+                if let Some(meta) = meta {
+                    target.set_mtime(meta.mtime).map_err(failed(
+                        "set the time of",
+                        &target,
+                        None,
+                    ))?;
+                }
             }
         }
         Ok(())

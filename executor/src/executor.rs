@@ -192,10 +192,20 @@ fn make_working_directory(
         return Err(invalid(format!("the working directory `{cwd}` is not absolute")));
     }
     let first = cwd.split('/').nth(1).unwrap_or_default();
-    if cwd == "/" || matches!(first, "proc" | "sys" | "dev") {
+    if process.cwd == "/" || matches!(first, "proc" | "sys" | "dev") {
         return Ok(());
     }
-    FileOperation::new(rootfs, owners)?.make_directory(&cwd, (user.uid, user.gid), 0o755, None)
+    let operation = FileOperation::new(rootfs, owners)?;
+    operation.make_directory(&cwd, (user.uid, user.gid), 0o755, None)?;
+    // The kernel wants what stands before a `..` as well; as with runc it is root's.
+    for (end, _) in process.cwd.match_indices("/..").filter(|(end, _)| {
+        let rest = &process.cwd[end + 3..];
+        rest.is_empty() || rest.starts_with('/')
+    }) {
+        let before = crate::pattern::clean(&process.cwd[..end]);
+        operation.make_directory(&before, (0, 0), 0o755, None)?;
+    }
+    Ok(())
 }
 
 fn environment(

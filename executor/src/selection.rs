@@ -135,7 +135,7 @@ impl SourceTree {
         Ok(selected)
     }
 
-    /// The directories that `--parents` counts from; none if there is none and a pattern follows.
+    /// The directories that `--parents` counts from. A name must be there, whatever follows it.
     pub(crate) fn find_pivots(
         &self,
         written: &str,
@@ -151,7 +151,6 @@ impl SourceTree {
                 found.retain(|found| !wildcard || self.is_dir(&found.located));
                 Ok(found)
             }
-            Err(ExecutorError::NotFound { .. }) if pivoted.is_pattern => Ok(Vec::new()),
             Err(ExecutorError::NotFound { tree, near, excluded_by, .. }) => {
                 let path = written.to_owned();
                 Err(ExecutorError::NotFound { path, tree, near, excluded_by })

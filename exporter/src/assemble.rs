@@ -28,6 +28,8 @@ pub struct AssembleOptions {
     /// `SOURCE_DATE_EPOCH`, in seconds: no time in the image is later than this, and the image
     /// itself is dated so.
     pub source_date_epoch: Option<i64>,
+    /// What made a layer that has no entry in the history, if that is known.
+    pub unrecorded: Option<String>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
 }
@@ -88,7 +90,7 @@ fn put(
     options: &AssembleOptions,
 ) -> Result<Image, ExportError> {
     let times: Vec<&str> = layers.iter().map(|(_, created, _)| *created).collect();
-    date(&mut config, &times);
+    date(&mut config, &times, options.unrecorded.as_deref());
     let diff_ids: Vec<DiffId> = layers.iter().map(|(diff_id, ..)| *diff_id).collect();
     let layers = layers.into_iter().map(|(.., blob)| blob).collect();
     if let Some(epoch) = options.source_date_epoch {
@@ -154,7 +156,7 @@ fn plain(digests: &LayerDigests) -> Descriptor {
 /// A layer's entry is from when its snapshot was made. An entry without a layer has the time of the
 /// layer before it, or, before the first new layer, of that one: an image's own metadata is not as
 /// old as its base.
-fn date(config: &mut ImageConfiguration, times: &[&str]) {
+fn date(config: &mut ImageConfiguration, times: &[&str], unrecorded: Option<&str>) {
     let history = &mut config.history;
     let mut with_layer = 0;
     for entry in history.iter_mut() {
@@ -168,6 +170,7 @@ fn date(config: &mut ImageConfiguration, times: &[&str]) {
     for time in times.iter().skip(with_layer) {
         history.push(HistoryEntry {
             created: Some((*time).to_owned()),
+            created_by: unrecorded.map(str::to_owned),
             comment: Some(FILLER.to_owned()),
             ..HistoryEntry::default()
         });
@@ -236,7 +239,7 @@ mod tests {
             history: history.iter().map(entry).collect(),
             ..ImageConfiguration::default()
         };
-        date(&mut config, times);
+        date(&mut config, times, None);
         let found: Vec<_> = config
             .history
             .iter()

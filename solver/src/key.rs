@@ -342,7 +342,7 @@ fn exec_parts(exec: &ExecOp, sink: Sink<'_>) {
     sink("op", "exec");
     sink("args", &json(&exec.args));
     let mut env = Parts::new(format_args!("env."), sink);
-    for (name, value) in &exec.env {
+    for (name, value) in exec.env.iter() {
         env.add(name, value);
     }
     for secret in &exec.secret_env {

@@ -15,11 +15,13 @@
 //! machine. What a person wants to see of a vertex is its [`VertexMeta`], which enters no key.
 
 mod definition;
+mod environment;
 mod exec;
 mod file;
 mod source;
 
 pub use definition::{Definition, DefinitionError};
+pub use environment::Environment;
 pub use exec::{
     DeviceRequest, ExecMount, ExecOp, ExtraHost, MountKind, NetworkMode, SecretEnv, SecurityMode,
     Sharing, Ulimit,

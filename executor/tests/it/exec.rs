@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtime::Identity;
-use solver::llb::{MountKind, NetworkMode, Op, SecretEnv, SecurityMode, Sharing};
+use solver::llb::{Environment, MountKind, NetworkMode, Op, SecretEnv, SecurityMode, Sharing};
 use solver::{LogSink, OpError, Worker};
 
 use crate::Case;
@@ -86,7 +86,7 @@ fn a_step_sees_what_buildkit_shows(machine: &Machine) {
                   cat /dev/null; test -s /etc/resolv.conf && echo dns; \
                   test -e /etc/hostname || echo no file of the name";
     let log = scene.run_with(script, |op| {
-        op.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())];
+        op.env = Environment::from_iter([("A", "1"), ("A", "2")]);
         op.proxy_env = vec![("B".into(), "proxy".into())];
         op.cwd = "/root/deep/er".into();
     });

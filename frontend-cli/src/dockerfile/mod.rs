@@ -25,3 +25,6 @@ pub(crate) use plan::{
     ImageRequest, NamedContext, Plan, RequestedImage, ResolvedImage, ResolvedImages, Settings,
     stage_names,
 };
+
+#[cfg(test)]
+mod speed_tests;

@@ -1,15 +1,16 @@
 //! The variables that are in scope at one instruction.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+
+use solver::llb::Environment;
 
 /// Names and values in the order in which they were first set; setting a name again keeps its
 /// place. This is the order of `Env` in an image configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Variables {
-    pairs: Vec<(Arc<str>, Arc<str>)>,
+    pairs: Environment,
     /// Where each name is: every word of a Dockerfile asks.
-    places: HashMap<Arc<str>, usize>,
+    places: HashMap<String, usize>,
 }
 
 impl Variables {
@@ -28,24 +29,23 @@ impl Variables {
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         match self.places.get(name) {
-            Some(place) => self.pairs[*place].1 = value.into(),
+            Some(place) => self.pairs.set(*place, value),
             None => {
-                let name: Arc<str> = name.into();
-                self.places.insert(Arc::clone(&name), self.pairs.len());
-                self.pairs.push((name, value.into()));
+                self.places.insert(name.to_owned(), self.places.len());
+                self.pairs.push(name, value);
             }
         }
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|place| &*self.pairs[*place].1)
+        self.pairs.get(*self.places.get(name)?).map(|(_, value)| value)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.pairs.iter().map(|(name, _)| &**name)
+        self.pairs.iter().map(|(name, _)| name)
     }
 
-    pub(crate) fn pairs(&self) -> &[(Arc<str>, Arc<str>)] {
+    pub(crate) fn pairs(&self) -> &Environment {
         &self.pairs
     }
 

@@ -209,6 +209,13 @@ fn the_source_date_is_the_time_of_everything_and_has_to_be_a_number() {
     }
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(format!("{local}/made")).unwrap().mtime(), 1_000_000_000);
+
+    let global = format!("ARG SOURCE_DATE_EPOCH=1000000001\n{dockerfile}");
+    build(&sealed, &["-o", &oci, "-o", &local], &global).success();
+    let config = document(&layout, &index_of(&layout)["config"]);
+    assert_eq!(config["created"], "2001-09-09T01:46:41Z");
+    assert_eq!(fs::metadata(format!("{local}/made")).unwrap().mtime(), 1_000_000_001);
+
     let outcome = build(&sealed, &["--build-arg", "SOURCE_DATE_EPOCH=now"], dockerfile);
     assert!(outcome.failure(1).contains("invalid SOURCE_DATE_EPOCH: now"), "{outcome}");
 }

@@ -2,8 +2,8 @@ use cache::oci::{DiffId, Digest, Platform};
 
 use super::*;
 use crate::llb::{
-    DeviceRequest, Edge, ExtraHost, ImageSource, InlineFile, Input, Owner, SecretEnv, SelectPath,
-    Sharing, Ulimit, UserSpec, VertexId, VertexMeta,
+    DeviceRequest, Edge, Environment, ExtraHost, ImageSource, InlineFile, Input, Owner, SecretEnv,
+    SelectPath, Sharing, Ulimit, UserSpec, VertexId, VertexMeta,
 };
 
 fn platform() -> Platform {
@@ -20,7 +20,7 @@ fn edge() -> Edge {
 
 fn exec() -> ExecOp {
     let args = ["/bin/sh", "-c", "make"].map(str::to_owned).to_vec();
-    let env = vec![("PATH".into(), "/bin".into()), ("A".into(), "1".into())];
+    let env = Environment::from_iter([("PATH", "/bin"), ("A", "1")]);
     ExecOp { env, ..ExecOp::new(args, platform()) }
 }
 
@@ -130,8 +130,8 @@ const GOLDEN: [&str; 8] = [
 fn everything_that_a_process_can_see_is_in_its_key() {
     let changes: Vec<(&str, ExecOp)> = vec![
         ("args", ExecOp { args: vec!["make".to_owned()], ..exec() }),
-        ("env value", ExecOp { env: vec![("PATH".into(), "/sbin".into())], ..exec() }),
-        ("env order", ExecOp { env: exec().env.into_iter().rev().collect(), ..exec() }),
+        ("env value", ExecOp { env: Environment::from_iter([("PATH", "/sbin")]), ..exec() }),
+        ("env order", ExecOp { env: exec().env.iter().rev().collect(), ..exec() }),
         ("cwd", ExecOp { cwd: "/src".to_owned(), ..exec() }),
         ("user", ExecOp { user: "app".to_owned(), ..exec() }),
         ("hostname", ExecOp { hostname: Some("h".to_owned()), ..exec() }),

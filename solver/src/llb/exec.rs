@@ -1,18 +1,17 @@
 //! The op that runs a process.
 
-use std::sync::Arc;
-
 use cache::oci::Platform;
 use serde::{Deserialize, Serialize};
+
+use super::Environment;
 
 /// Runs a process on input 0 and keeps what it changed there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecOp {
     /// Program and arguments.
     pub args: Vec<String>,
-    /// The environment, in order. Steps share the texts: a file of many instructions has many
-    /// variables at each.
-    pub env: Vec<(Arc<str>, Arc<str>)>,
+    /// The environment.
+    pub env: Environment,
     /// Proxy variables: the process has them, keys do not.
     pub proxy_env: Vec<(String, String)>,
     /// The working directory; made where it is missing.
@@ -46,7 +45,7 @@ impl ExecOp {
     pub fn new(args: Vec<String>, platform: Platform) -> ExecOp {
         ExecOp {
             args,
-            env: Vec::new(),
+            env: Environment::default(),
             proxy_env: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),

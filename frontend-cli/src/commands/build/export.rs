@@ -30,6 +30,8 @@ use crate::report::CliError;
 pub(super) struct Built {
     platform: Platform,
     snapshot: Option<Snapshot>,
+    /// `SOURCE_DATE_EPOCH` of the command line or the Dockerfile.
+    source_date: Option<i64>,
     /// Absent where only the files were asked for.
     image: Option<Image>,
 }
@@ -85,7 +87,8 @@ impl Exporter<'_> {
                 true => Some(self.assemble(&lowered, snapshot.clone(), far).await?),
                 false => None,
             };
-            built.push(Built { platform, snapshot, image });
+            let source_date = lowered.source_date;
+            built.push(Built { platform, snapshot, source_date, image });
         }
         for output in &self.options.outputs {
             self.write(output, &built).await?;
@@ -105,7 +108,8 @@ impl Exporter<'_> {
             lowered.base.as_ref().and_then(|request| self.resolver.found.get(request)).cloned();
         let (store, config) = (self.engine.store.clone(), lowered.config.clone());
         let options = AssembleOptions {
-            source_date_epoch: source_date_epoch(self.options)?,
+            source_date_epoch: lowered.source_date,
+            unrecorded: lowered.unrecorded.clone(),
             ..AssembleOptions::default()
         };
         let assembled = tokio::task::spawn_blocking(move || {
@@ -284,7 +288,8 @@ impl Exporter<'_> {
         split: Option<bool>,
         built: &[Built],
     ) -> Result<(), CliError> {
-        let epoch = source_date_epoch(self.options)?;
+        // The files are those of one build: whatever dates the first dates the others.
+        let epoch = built.iter().find_map(|one| one.source_date);
         let places = self.places(split, built)?;
         let trees: Vec<(&str, Option<&Snapshot>)> = places
             .iter()
@@ -315,7 +320,7 @@ impl Exporter<'_> {
             let delete = delete && seen.insert(place.clone());
             let options = LocalOptions {
                 mode: if delete { LocalMode::Delete } else { LocalMode::Merge },
-                source_date_epoch: source_date_epoch(self.options)?,
+                source_date_epoch: one.source_date,
             };
             let directory = dest.join(place);
             exporter::write_local(one.snapshot.as_ref(), options, &directory).map_err(|error| {
@@ -388,14 +393,14 @@ impl Exporter<'_> {
     }
 }
 
-/// `SOURCE_DATE_EPOCH` in seconds, if it is given.
-pub(super) fn source_date_epoch(options: &BuildOptions) -> Result<Option<i64>, CliError> {
+/// Refuses a `SOURCE_DATE_EPOCH` of the command line that is no time, before anything is opened.
+pub(super) fn check_source_date_epoch(options: &BuildOptions) -> Result<(), CliError> {
     match options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
-        None | Some("") => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| {
-            CliError::input(format!("invalid SOURCE_DATE_EPOCH: {text}"))
-                .hint("it is a number of seconds since 1970")
-        }),
+        Some(text) if !text.is_empty() && text.parse::<i64>().is_err() => {
+            let error = CliError::input(format!("invalid SOURCE_DATE_EPOCH: {text}"));
+            Err(error.hint("it is a number of seconds since 1970"))
+        }
+        _ => Ok(()),
     }
 }
 

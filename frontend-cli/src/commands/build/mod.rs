@@ -68,7 +68,7 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     if let Some(call) = call {
         return check::call(root, &options, call);
     }
-    export::source_date_epoch(&options)?;
+    export::check_source_date_epoch(&options)?;
     let engine = Engine::open(root, Needs::Containers { first: None })?;
     let source = BuildSource::open(&options, &engine)?;
     let named = NamedContexts::open(&engine, &options)?;

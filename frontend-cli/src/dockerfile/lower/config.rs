@@ -134,7 +134,6 @@ impl Lowering<'_> {
             created_by.push(' ');
             created_by.push_str(name);
             if let Some(value) = &value {
-                state.variables.set(name, value);
                 created_by.push('=');
                 created_by.push_str(value);
             }

@@ -418,10 +418,6 @@ pub(crate) fn git_source(
 
 /// `user[:group]`, by name or number. `:group` is a group of root's.
 pub(super) fn owner(text: &str) -> Option<Owner> {
-    let spec = |word: &str| match word.parse() {
-        Ok(id) => UserSpec::Id(id),
-        Err(_) => UserSpec::Name(word.to_owned()),
-    };
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
@@ -430,8 +426,22 @@ pub(super) fn owner(text: &str) -> Option<Owner> {
         return None;
     }
     // What is empty beside a colon is root's.
-    let spec = |word: &str| if word.is_empty() { UserSpec::Id(0) } else { spec(word) };
+    let spec = |word: &str| match id(word) {
+        _ if word.is_empty() => UserSpec::Id(0),
+        Some(id) => UserSpec::Id(id),
+        None => UserSpec::Name(word.to_owned()),
+    };
     Some(Owner { user: spec(user), group: group.map(spec) })
+}
+
+/// The id that a word means. Negative ones count down from 2³² as in BuildKit, but for -1, with which
+/// the kernel's `chown` leaves an owner as it is: of new files that is root.
+fn id(word: &str) -> Option<u32> {
+    match word.parse::<i64>().ok()? {
+        -1 => Some(0),
+        id @ ..0 => i32::try_from(id).ok().map(|id| id as u32),
+        id => u32::try_from(id).ok().filter(|id| *id != u32::MAX),
+    }
 }
 
 fn chmod_spec(text: &str, span: Span) -> Result<ChmodSpec, Fault> {
@@ -476,7 +486,9 @@ mod tests {
             ("app:staff", Some(Owner { user: named("app"), group: Some(named("staff")) })),
             (":7", Some(Owner { user: UserSpec::Id(0), group: Some(UserSpec::Id(7)) })),
             ("4294967296", Some(Owner { user: named("4294967296"), group: None })),
-            ("-1", Some(Owner { user: named("-1"), group: None })),
+            ("4294967295", Some(Owner { user: named("4294967295"), group: None })),
+            ("-1", Some(Owner { user: UserSpec::Id(0), group: None })),
+            ("-2", Some(Owner { user: UserSpec::Id(4_294_967_294), group: None })),
         ] {
             assert_eq!(owner(text), expected, "{text}");
         }

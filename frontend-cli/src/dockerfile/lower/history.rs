@@ -26,18 +26,10 @@ pub(super) fn pairs(pairs: &[(String, String)]) -> String {
 
 /// `RUN |2 A=1 B=2 /bin/sh -c make # buildkit`: arguments with the values that they have now, each
 /// once.
-pub(super) fn run<'a>(
-    command: &[String],
-    args: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
-) -> String {
+pub(super) fn run(command: &[String], (count, args): (usize, &str)) -> String {
     let mut text = String::from("RUN");
-    if args.len() > 0 {
-        let _ = write!(text, " |{}", args.len());
-    }
-    for (name, value) in args {
-        for part in [" ", name, "=", value] {
-            text.push_str(part);
-        }
+    if count > 0 {
+        let _ = write!(text, " |{count}{args}");
     }
     for word in command {
         text.push(' ');
@@ -151,7 +143,7 @@ mod tests {
             r#"["/bin/sh" "-c" "echo \"a\tb\""]"#
         );
         assert_eq!(
-            run(&words(&["/bin/sh", "-c", "make"]), [("A", "1")].into_iter()),
+            run(&words(&["/bin/sh", "-c", "make"]), (1, " A=1")),
             "RUN |1 A=1 /bin/sh -c make # buildkit"
         );
         let check = Healthcheck {

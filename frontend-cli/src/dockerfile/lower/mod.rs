@@ -10,8 +10,10 @@
 //! | [`config`] | instructions that only change the configuration, and WORKDIR |
 //! | [`run`] | RUN with its mounts |
 //! | [`copy`] | COPY and ADD |
+//! | [`args`] | the ARGs in scope |
 //! | [`history`] | what an instruction leaves in the image's history |
 
+mod args;
 mod config;
 mod copy;
 mod history;
@@ -46,6 +48,10 @@ pub(crate) struct Lowered {
     pub(crate) config: ImageConfiguration,
     /// The image that the result stands upon, through any number of stages.
     pub(crate) base: Option<ImageRequest>,
+    /// What the layer is called that no instruction has made, where there is one.
+    pub(crate) unrecorded: Option<String>,
+    /// `SOURCE_DATE_EPOCH`, in seconds.
+    pub(crate) source_date: Option<i64>,
     /// Warnings under the names of BuildKit's checks.
     pub(crate) warnings: Vec<(&'static str, Fault)>,
     /// Patterns that COPY and ADD look for in the build context, and where they stand.
@@ -147,6 +153,7 @@ impl Lowering<'_> {
             return Err(LowerError::Faults(self.faults));
         }
         let target = self.plan.target;
+        let source_date = self.epoch();
         let Some(mut stage) = self.stages.remove(&target) else {
             let message = "the target stage could not be lowered".to_owned();
             return Err(LowerError::Faults(vec![Fault { message, span: None, hint: None }]));
@@ -158,6 +165,8 @@ impl Lowering<'_> {
             edge: stage.edge,
             config: stage.config,
             base: stage.base,
+            unrecorded: stage.unrecorded,
+            source_date,
             warnings: self.warnings,
             context_patterns: self.context_patterns,
             used_build_args: self.used_build_args,
@@ -250,7 +259,9 @@ impl Lowering<'_> {
             Base::Context(name) => {
                 let name_of_step = format!("{}FROM {name}", steps.advance());
                 let edge = self.context_rootfs(name, name_of_step);
-                StageState::scratch(edge, platform, steps)
+                let mut state = StageState::scratch(edge, platform, steps);
+                state.unrecorded = Some(format!("local source for {name}"));
+                state
             }
             Base::Image(request) => {
                 let image = self.images.get(request)?;

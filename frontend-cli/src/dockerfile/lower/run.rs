@@ -76,9 +76,9 @@ impl Lowering<'_> {
         let network = self.network(run)?;
         let security = self.security(run)?;
         let op = ExecOp {
-            env: state.variables.pairs().to_vec(),
+            env: state.variables.pairs().clone(),
             proxy_env: self.proxy_variables(state),
-            cwd: clean(state.working_dir()),
+            cwd: process_directory(state.working_dir()),
             user: state.config.config.user.clone().unwrap_or_default(),
             hostname: self.settings.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
             network,
@@ -102,7 +102,7 @@ impl Lowering<'_> {
         };
         let meta = self.step_meta(state, &instruction.text);
         state.edge = self.vertex(Op::Exec(op), inputs, meta);
-        let created_by = history::run(&args, state.args_now());
+        let created_by = history::run(&args, state.args.now(&state.variables));
         state.add_history(created_by, true);
         Ok(())
     }
@@ -262,7 +262,7 @@ impl Lowering<'_> {
                 let Some(value) = self.settings.build_args.get(spelling) else { continue };
                 self.used_build_args.push(spelling.to_owned());
                 let declared =
-                    state.args.iter().any(|(declared, _)| declared.eq_ignore_ascii_case(name));
+                    state.args.names().any(|declared| declared.eq_ignore_ascii_case(name));
                 if !declared {
                     variables.push((name.to_owned(), value.clone()));
                     variables.push((lower.clone(), value.clone()));
@@ -271,6 +271,15 @@ impl Lowering<'_> {
             }
         }
         variables
+    }
+}
+
+/// Where a process starts. `..` is left to the kernel: what stands before it may be a link, or has
+/// to be made.
+fn process_directory(directory: &str) -> String {
+    match directory.split('/').any(|part| part == "..") {
+        true => directory.to_owned(),
+        false => clean(directory),
     }
 }
 

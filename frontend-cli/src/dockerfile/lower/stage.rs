@@ -1,10 +1,13 @@
 //! What a stage is between two of its instructions.
 
+use std::collections::HashMap;
+
 use cache::oci::{HistoryEntry, ImageConfiguration, Platform};
 use parser::{ExpandError, Expander, Span, Spanned};
 use solver::llb::{Edge, VertexMeta};
 
 use super::Lowering;
+use super::args::Args;
 use crate::dockerfile::fault::{Fault, nearest};
 use crate::dockerfile::plan::{ImageRequest, ResolvedImage};
 use crate::dockerfile::variables::Variables;
@@ -21,15 +24,18 @@ pub(super) struct StageState {
     pub(super) platform: Platform,
     /// ENV and ARG together, the later one wins (decision D1).
     pub(super) variables: Variables,
-    /// ARGs in the order in which they were first declared, each with its last declaration, for
-    /// the history of RUN.
-    pub(super) args: Vec<(String, Option<String>)>,
+    pub(super) args: Args,
+    /// Where each variable of ENV stands in the configuration.
+    env_places: HashMap<String, usize>,
     /// CMD was set in this stage: ENTRYPOINT keeps it.
     pub(super) cmd_set: bool,
     /// The Dockerfile has set WORKDIR: what a relative one is relative to stands in it.
     pub(super) workdir_set: bool,
     pub(super) no_cache: bool,
     pub(super) label: String,
+    /// Of a stage upon a named directory, which is a layer without history: the last step that
+    /// made a layer. BuildKit names the missing entry after it.
+    pub(super) unrecorded: Option<String>,
     pub(super) steps: Steps,
 }
 
@@ -101,18 +107,23 @@ impl StageState {
             variables.set("PATH", DEFAULT_PATH);
             config.config.env = Some(variables.entries());
         }
-        let (args, label) = (Vec::new(), String::new());
+        let mut env_places = HashMap::new();
+        for (place, entry) in config.config.env.iter().flatten().enumerate() {
+            env_places.entry(name_of(entry).to_owned()).or_insert(place);
+        }
         StageState {
             edge,
             config,
             base,
             platform,
             variables,
-            args,
+            args: Args::default(),
+            env_places,
             cmd_set: false,
             workdir_set: false,
             no_cache: false,
-            label,
+            label: String::new(),
+            unrecorded: None,
             steps,
         }
     }
@@ -142,29 +153,22 @@ impl StageState {
         self.variables.set(name, value);
         let entry = format!("{name}={value}");
         let env = self.config.config.env.get_or_insert_default();
-        let known = env.iter_mut().find(|known| {
-            known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        });
-        match known {
-            Some(known) => *known = entry,
-            None => env.push(entry),
+        match self.env_places.get(name) {
+            Some(place) => env[*place] = entry,
+            None => {
+                self.env_places.insert(name.to_owned(), env.len());
+                env.push(entry);
+            }
         }
+        self.args.changed(name);
     }
 
     /// Brings an ARG into scope.
     pub(super) fn declare_arg(&mut self, name: &str, value: Option<String>) {
-        match self.args.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = value,
-            None => self.args.push((name.to_owned(), value)),
+        if let Some(value) = &value {
+            self.variables.set(name, value);
         }
-    }
-
-    /// The arguments in scope with the values they have now.
-    pub(super) fn args_now(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.args.iter().map(|(name, declared)| {
-            let value = self.variables.value(name).or(declared.as_deref());
-            (name.as_str(), value.unwrap_or_default())
-        })
+        self.args.declare(name, value, &self.variables);
     }
 
     pub(super) fn add_history(&mut self, created_by: String, has_layer: bool) {
@@ -248,7 +252,7 @@ impl Lowering<'_> {
     pub(super) fn note_unset(&mut self, state: &StageState, unset: &[String], span: Span) {
         for name in unset {
             // An ARG without a value is declared all the same.
-            if state.args.iter().any(|(declared, _)| declared == name) || state.steps.is_trigger {
+            if state.args.has(name) || state.steps.is_trigger {
                 continue;
             }
             let mut fault = Fault::new(format!("Usage of undefined variable '${name}'"), span);
@@ -261,9 +265,17 @@ impl Lowering<'_> {
 
     /// The description of the instruction's vertex, numbered within its stage.
     pub(super) fn step_meta(&mut self, state: &mut StageState, text: &str) -> VertexMeta {
-        let prefix = state.steps.advance();
-        self.meta(format!("{prefix}{text}"), state.no_cache, Some(state.label.clone()))
+        let name = format!("{}{text}", state.steps.advance());
+        if let Some(last) = &mut state.unrecorded {
+            last.clone_from(&name);
+        }
+        self.meta(name, state.no_cache, Some(state.label.clone()))
     }
+}
+
+/// The name of an entry `NAME=value`.
+fn name_of(entry: &str) -> &str {
+    entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
 fn expansion_fault(error: &ExpandError, text: &str, span: Span) -> Fault {

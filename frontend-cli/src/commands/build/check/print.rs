@@ -17,7 +17,8 @@ pub(super) fn check(inspection: &Inspection, source: &BuildSource) {
         (count, _) => format!("Check complete, {count} warnings have been found!"),
     });
     let text = source.lossy();
-    let lines: Vec<&str> = text.lines().collect();
+    // As in BuildKit, what is behind the last newline is a line too.
+    let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
     for finding in &inspection.findings {
         let kind = if finding.is_warning() { "WARNING" } else { "HINT" };
         let url = finding.url().map(|url| format!(" - {url}")).unwrap_or_default();
