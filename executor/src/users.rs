@@ -108,12 +108,12 @@ impl Users {
             None => account.map_or(0, |account| account.gid),
         };
         let named = account.filter(|_| group.is_none() && !user.is_empty());
-        let groups = named.map_or(Vec::new(), |account| {
+        // The primary group is always one of them, and the first, as `id` shows it in docker.
+        let groups = named.map_or(vec![gid], |account| {
             let listed = self.groups.iter().filter(|g| g.members.contains(&account.name));
             let mut groups: Vec<u32> = listed.map(|g| g.gid).filter(|&g| g != gid).collect();
             groups.sort_unstable();
             groups.dedup();
-            // The primary group is one of them, and the first, as `id` shows it in docker.
             groups.insert(0, gid);
             groups
         });
@@ -210,16 +210,16 @@ mod tests {
     #[test]
     fn a_user_is_found_as_docker_finds_it() {
         for (spec, uid, gid, groups, home) in [
-            ("", 0, 0, vec![], "/root"),
+            ("", 0, 0, vec![0], "/root"),
             ("root", 0, 0, vec![0, 4], "/root"),
             ("app", 1000, 1001, vec![1001, 4, 10], "/home/app"),
             ("1000", 1000, 1001, vec![1001, 4, 10], "/home/app"),
-            ("app:adm", 1000, 4, vec![], "/home/app"),
-            ("1000:5", 1000, 5, vec![], "/home/app"),
-            ("2000", 2000, 0, vec![], "/"),
-            ("2000:2000", 2000, 2000, vec![], "/"),
+            ("app:adm", 1000, 4, vec![4], "/home/app"),
+            ("1000:5", 1000, 5, vec![5], "/home/app"),
+            ("2000", 2000, 0, vec![0], "/"),
+            ("2000:2000", 2000, 2000, vec![2000], "/"),
             ("app:", 1000, 1001, vec![1001, 4, 10], "/home/app"),
-            (":adm", 0, 4, vec![], "/root"),
+            (":adm", 0, 4, vec![4], "/root"),
             ("42", 7, 7, vec![7], "/"),
         ] {
             assert_eq!(user(spec), Ok((uid, gid, groups, home.to_owned())), "{spec}");

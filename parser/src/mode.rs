@@ -73,7 +73,9 @@ impl ModeChange {
         match self {
             ModeChange::Octal(mode) => *mode,
             ModeChange::Symbolic(clauses) => {
-                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, is_directory))
+                // As in BuildKit `X` looks at the file as it was, whatever clauses before it did.
+                let executes = is_directory || mode & 0o111 != 0;
+                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, executes))
             }
         }
     }
@@ -124,7 +126,7 @@ fn symbolic(text: &str, clauses: &mut Vec<ModeClause>) -> Option<()> {
 }
 
 impl ModeClause {
-    fn apply(&self, mode: u32, is_directory: bool) -> u32 {
+    fn apply(&self, mode: u32, executes: bool) -> u32 {
         let shift = |c: char| match c {
             'u' => 6,
             'g' => 3,
@@ -134,7 +136,7 @@ impl ModeClause {
         for from in &self.copy {
             bits |= mode >> shift(*from) & 7;
         }
-        if self.conditional_execute && (is_directory || mode & 0o111 != 0) {
+        if self.conditional_execute && executes {
             bits |= 1;
         }
         let classes = [(self.user, 'u'), (self.group, 'g'), (self.other, 'o')];
@@ -186,6 +188,7 @@ mod tests {
             ("04755", 0o644, 0o4755),
             ("u=rwX,go=rX", 0o640, 0o644),
             ("u=rwX,go=rX", 0o740, 0o755),
+            ("a=,u+rwX,go+rX", 0o740, 0o755),
             ("+x", 0o644, 0o755),
             ("a-w", 0o666, 0o444),
             ("go=", 0o777, 0o700),

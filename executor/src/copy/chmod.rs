@@ -51,7 +51,7 @@ impl Chmod {
         match self {
             Self::Octal(octal) => *octal,
             Self::Symbolic(clauses) => {
-                clauses.iter().fold(mode, |mode, clause| clause.apply(mode, is_dir))
+                clauses.iter().fold(mode, |now, clause| clause.apply(now, mode, is_dir))
             }
         }
     }
@@ -122,11 +122,12 @@ fn permissions(text: &[u8]) -> Option<Permissions> {
 }
 
 impl Clause {
-    fn apply(&self, mode: u32, is_dir: bool) -> u32 {
+    /// As in BuildKit `X` looks at the mode of the source, whatever clauses before it did.
+    fn apply(&self, mode: u32, source: u32, is_dir: bool) -> u32 {
         let bits = match self.permissions {
             Permissions::Copy(shift) => ((mode >> shift) & 0o7) * 0o111,
             Permissions::Bits { bits, conditional_execute } => {
-                let execute = conditional_execute && (is_dir || mode & 0o111 != 0);
+                let execute = conditional_execute && (is_dir || source & 0o111 != 0);
                 bits | if execute { 0o111 } else { 0 }
             }
         };
@@ -153,6 +154,7 @@ mod tests {
             ("u=rwX,go=rX", 0o600, false, 0o644),
             ("u=rwX,go=rX", 0o700, false, 0o755),
             ("u=rwX,go=rX", 0o700, true, 0o755),
+            ("a=,u+rwX,go+rX", 0o700, false, 0o755),
             ("a+x", 0o644, false, 0o755),
             ("+x", 0o644, false, 0o755),
             ("+w", 0o444, false, 0o644),

@@ -23,7 +23,7 @@ use solver::llb::{CopyAction, Sharing};
 
 use crate::ExecutorError;
 use crate::copy::{FileOperation, TargetDir};
-use crate::merged::{Dir, Format, Owners};
+use crate::merged::{Dir, Format, Meta, Owners};
 use crate::source_tree::SourceTree;
 
 /// How often a lock that somebody holds is tried.
@@ -149,11 +149,19 @@ impl CacheMount {
             .tempdir_in(dir)
             .map_err(ExecutorError::file("make a directory in", dir))?;
         let path = made.path();
+        let (mut mode, mut uid, mut gid) = (self.mode, self.uid, self.gid);
         if let Some((tree, _, source)) = &self.first {
             copy_into(path, tree, source)?;
+            // As in BuildKit its mode and owner are then those of what it starts with.
+            if let Some(meta) = directory_meta(tree, source)? {
+                (mode, uid, gid) = match tree.is_context {
+                    true => (meta.mode, 0, 0),
+                    false => (meta.mode, meta.uid, meta.gid),
+                };
+            }
         }
-        let mode = Mode::from_raw_mode(self.mode);
-        let owner = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
+        let mode = Mode::from_raw_mode(mode);
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         match rustix::fs::chown(path, owner.0, owner.1) {
             // With a single id there is nobody else to give it to.
             Err(Errno::INVAL | Errno::PERM) if owners == Owners::Attribute => {}
@@ -175,6 +183,15 @@ impl CacheMount {
         let _ = made.keep();
         Ok(())
     }
+}
+
+/// The metadata of the directory `source` of `tree`.
+fn directory_meta(tree: &SourceTree, source: &str) -> Result<Option<Meta>, ExecutorError> {
+    let found = tree.find(source, false, true)?;
+    let Some(found) = found.first().filter(|found| tree.is_dir(&found.located)) else {
+        return Ok(None);
+    };
+    tree.open_dir(&found.located)?.meta().map_err(ExecutorError::file("look at", source))
 }
 
 /// Copies the contents of the directory `source` of `tree` into the directory `into`.
