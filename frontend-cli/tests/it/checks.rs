@@ -126,6 +126,7 @@ fn the_text_of_a_check_is_that_of_buildx() {
          \x20  1 |     FROM scratch\n\
          \x20  2 |     ENV a=b\n\
          \x20  3 | >>> CMD x\n\
+         \x20  4 |\n\
          --------------------\n"
     );
     let (sealed, context) = place("FROM scratch\n");
