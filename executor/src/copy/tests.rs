@@ -476,7 +476,7 @@ fn patterns_leave_out_and_parents_stay() {
                 "x/a/b/c.txt 0644 0:0 =c",
             ],
         ),
-        ("**/*.zip", &[]),
+        ("**/*.zip", &["x 0755 0:0 dir"]),
     ] {
         check(path, &[], source, parents, (&[path], "/x/"), expected);
     }
