@@ -12,12 +12,16 @@
 //! | device that cannot be made | an empty file with `user.strake.device` | the device |
 
 pub mod archive;
+mod checkpoint;
 mod compress;
 mod digesting;
 mod hashing;
 mod header;
 mod input;
 mod pack;
+mod pending;
+mod reading;
+mod resume;
 mod unpack;
 
 use rustix::io::Errno;
@@ -25,7 +29,9 @@ use rustix::io::Errno;
 pub use crate::error::LayerError;
 use crate::hash::Fingerprint;
 use crate::oci::DiffId;
+pub(crate) use checkpoint::{decode as read_checkpoints, encode as write_checkpoints};
 pub use compress::{Compression, compress, decompressor};
+pub(crate) use pack::digest;
 pub use pack::{pack, pack_directory};
 pub use unpack::unpack;
 

@@ -10,7 +10,8 @@
 //! ├── work      overlayfs' work directory, while active
 //! ├── info      parent, boot, …: makes it a snapshot, so it is written last; its time is that of
 //! │             the last use
-//! ├── layer     digests of the changes as a layer, once computed
+//! ├── layer-v2  digests of the changes as a layer, once computed
+//! ├── checkpoints   how far that had come at some points, if it was much
 //! ├── copied    what its files were copied from, where that can be told later
 //! ├── durable   the tree has reached the disk
 //! └── kept      instead of `info`: the tree of a container that outlives its process

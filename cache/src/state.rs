@@ -14,7 +14,7 @@
 //! │   ├── <number>                a blob in the making
 //! │   └── <snapshot id>           says that this snapshot is active
 //! ├── unsynced/<name>             committed, but perhaps not on the disk yet
-//! ├── snapshots-v1/<id>/{fs,work,info,layer,copied,durable}
+//! ├── snapshots-v1/<id>/{fs,work,info,layer-v2,…}
 //! ├── chains-v1/<hex>             a symbolic link whose text is a snapshot id
 //! ├── claims-v1/<key>             keys that some process is at work on; made when first needed
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs

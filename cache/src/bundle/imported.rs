@@ -419,6 +419,7 @@ fn unpack_layer(
         chain: Some(chain),
         diff_id: Some(expected),
         content: Some(layer.content),
+        ..CommitInfo::default()
     })?)
 }
 

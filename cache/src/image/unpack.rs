@@ -82,7 +82,12 @@ fn unpack_layer(
     }
     let created = created(image, number);
     let chain = ChainId::of(&diff_ids[..=number]);
-    Ok(active.commit(CommitInfo { created, chain, diff_id: Some(expected), content: None })?)
+    Ok(active.commit(CommitInfo {
+        created,
+        chain,
+        diff_id: Some(expected),
+        ..CommitInfo::default()
+    })?)
 }
 
 /// How many layers, from the bottom, are unpacked already; and the snapshot of the highest.

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::archive::Source;
-use super::hashing::Hasher;
+use super::hashing::{Hasher, Hashing};
 use crate::oci::Digest;
 
 const BLOCK_BYTES: usize = 256 << 10;
@@ -21,13 +21,13 @@ pub(super) struct HashedInput<'a> {
 
 impl<'a> HashedInput<'a> {
     pub(super) fn new(reader: &'a mut dyn Read) -> Self {
-        let hasher = Hasher::spawn(BEHIND);
+        let hasher = Hasher::spawn(Hashing::default(), BEHIND);
         HashedInput { reader, block: Arc::new(Vec::new()), start: 0, hasher }
     }
 
     /// The digest of everything that was read.
     pub(super) fn finish(self) -> Digest {
-        self.hasher.finish()
+        self.hasher.finish().0
     }
 }
 

@@ -12,18 +12,24 @@
 //! - sockets and the root: nothing.
 //!
 //! One pass computes sha256 of the archive and the fingerprint of the content, in bounded memory.
+//! What an earlier packing is known to have begun with is passed over: [`super::checkpoint`].
 
 use std::collections::HashMap;
-use std::ffi::CStr;
-use std::io::Write;
+use std::collections::hash_map::Entry;
+use std::ffi::{CStr, CString};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::digesting::Digesting;
+use super::checkpoint::{Checkpoint, Trace};
 use super::header::Kind;
+use super::pending::{Pending, PendingFile, Source};
+use super::reading::{Opened, ToRead, read as read_file};
+use super::resume::shared;
 use super::{PackedLayer, WHITEOUT_PREFIX, printable, tree_error};
 use crate::error::LayerError;
 use crate::snapshot::{Snapshot, SnapshotLayer};
@@ -39,46 +45,76 @@ const COMPARE_BYTES: usize = 64 << 10;
 /// [`LayerError::ReservedName`] if the tree has a file whose name would be read as a deletion,
 /// [`LayerError::Tree`] if it cannot be read, [`LayerError::Write`] if `out` fails.
 pub fn pack(snapshot: &Snapshot, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
-    let root = |errno| tree_error("open the root of", b"/", errno);
-    let upper = tree::open_root(snapshot.upper()).map_err(root)?;
+    Ok(pack_after(snapshot, &[], out)?.0)
+}
+
+/// What [`pack`] finds, without the archive, and its checkpoints. `earlier` are those of a layer on
+/// the same parent of which this one may have files.
+///
+/// # Errors
+/// As [`pack`].
+pub(crate) fn digest(
+    snapshot: &Snapshot,
+    earlier: &[Checkpoint],
+) -> Result<(PackedLayer, Vec<Checkpoint>), LayerError> {
+    pack_after(snapshot, earlier, &mut io::sink())
+}
+
+fn pack_after(
+    snapshot: &Snapshot,
+    earlier: &[Checkpoint],
+    out: &mut dyn Write,
+) -> Result<(PackedLayer, Vec<Checkpoint>), LayerError> {
     let lower = match snapshot.parent() {
         None => MergedDir::default(),
-        Some(parent) => MergedDir::open(parent.layers().map(SnapshotLayer::upper)).map_err(root)?,
+        Some(parent) => MergedDir::open(parent.layers().map(SnapshotLayer::upper))
+            .map_err(|errno| tree_error("open the root of", b"/", errno))?,
     };
-    let mut packer =
-        Packer { out: Digesting::new(out), unwritten: Vec::new(), links: HashMap::new(), depth: 0 };
-    packer.directory(&Level { path: b"", upper: &upper, lower: &lower, is_opaque: false })?;
-    packer.out.finish()
+    pack_tree(snapshot.upper(), &lower, earlier, out)
 }
 
 /// As [`pack`], of a directory that is no snapshot, as if it were one on nothing.
 pub fn pack_directory(directory: &Path, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
-    let root = |errno| tree_error("open the root of", b"/", errno);
-    let upper = tree::open_root(directory).map_err(root)?;
-    let lower = MergedDir::default();
-    let mut packer =
-        Packer { out: Digesting::new(out), unwritten: Vec::new(), links: HashMap::new(), depth: 0 };
-    packer.directory(&Level { path: b"", upper: &upper, lower: &lower, is_opaque: false })?;
+    Ok(pack_tree(directory, &MergedDir::default(), &[], out)?.0)
+}
+
+fn pack_tree(
+    upper: &Path,
+    lower: &MergedDir,
+    earlier: &[Checkpoint],
+    out: &mut dyn Write,
+) -> Result<(PackedLayer, Vec<Checkpoint>), LayerError> {
+    let open = tree::open_root(upper);
+    let upper = Arc::new(open.map_err(|errno| tree_error("open the root of", b"/", errno))?);
+    let mut packer = Packer::new(out);
+    packer.pass_over(&earlier[..shared(&upper, earlier)?]);
+    packer.directory(&Level { path: b"", upper: &upper, lower, is_opaque: false })?;
     packer.out.finish()
 }
 
 /// Deeper trees run out of open files and stack; no path that deep can be given to a system call.
-const MAX_DEPTH: usize = 1_000;
+pub(super) const MAX_DEPTH: usize = 1_000;
 
 struct Packer<'a> {
-    out: Digesting<'a>,
+    out: Pending<'a>,
     /// Directories above that are the same as below, outermost first: their path, their metadata.
     unwritten: Vec<(Vec<u8>, Metadata)>,
     /// First name of every inode that has several: (device, inode) → path.
     links: HashMap<(u64, u64), Vec<u8>>,
     depth: usize,
+    /// The names of the layer's own directories so far.
+    trace: Trace,
+    /// The first so many names are in the archive already.
+    passed_over: u64,
+    /// A name may have been left out for what lies below, which passing over cannot know.
+    is_plain: bool,
 }
 
 /// A directory being walked.
 struct Level<'a> {
     /// Empty, or with a slash at its end.
     path: &'a [u8],
-    upper: &'a OwnedFd,
+    upper: &'a Arc<OwnedFd>,
     /// What the layers below have there, hidden or not.
     lower: &'a MergedDir,
     /// Whether it is hidden: what is not there again must be deleted.
@@ -93,12 +129,38 @@ struct Found<'a> {
     below: Option<MergedEntry>,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
+    fn new(out: &'a mut dyn Write) -> Self {
+        Packer {
+            out: Pending::new(out),
+            unwritten: Vec::new(),
+            links: HashMap::new(),
+            depth: 0,
+            trace: Trace::new(),
+            passed_over: 0,
+            is_plain: true,
+        }
+    }
+
+    /// Goes on behind the last of these checkpoints.
+    fn pass_over(&mut self, checkpoints: &[Checkpoint]) {
+        if let Some(last) = checkpoints.last()
+            && self.out.resume(checkpoints)
+        {
+            self.passed_over = last.names;
+        }
+    }
+
+    fn is_passed_over(&self) -> bool {
+        self.trace.names() <= self.passed_over
+    }
+
     /// Writes what is in a directory.
     fn directory(&mut self, level: &Level<'_>) -> Result<(), LayerError> {
         let list = |errno| tree_error("list", level.path, errno);
         let mut names = tree::names(level.upper).map_err(list)?;
         if level.is_opaque {
+            self.is_plain = false;
             names.extend(level.lower.names().map_err(list)?);
             names.sort_unstable();
             names.dedup();
@@ -107,42 +169,43 @@ impl Packer<'_> {
             let path = [level.path, name.to_bytes()].concat();
             let read = |errno| tree_error("read", &path, errno);
             let below = level.lower.entry(&name).map_err(read)?;
-            let stat = match statat(level.upper, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if !tree::is_whiteout(&stat) => stat,
-                Ok(_) => {
-                    self.whiteout(level, &name, below.is_some())?;
-                    continue;
-                }
+            match statat(level.upper, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => self.found(level, Found { name: &name, path, stat, below })?,
                 Err(Errno::NOENT) if level.is_opaque => {
                     self.whiteout(level, &name, below.is_some())?;
-                    continue;
                 }
                 Err(errno) => return Err(read(errno)),
-            };
-            self.found(level, Found { name: &name, path, stat, below })?;
+            }
         }
         Ok(())
     }
 
     fn found(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        if found.name.to_bytes().starts_with(WHITEOUT_PREFIX) {
+        let is_whiteout = tree::is_whiteout(&found.stat);
+        if found.name.to_bytes().starts_with(WHITEOUT_PREFIX) && !is_whiteout {
             return Err(LayerError::ReservedName { name: printable(&found.path) });
         }
-        match FileType::from_raw_mode(found.stat.st_mode) {
-            FileType::Directory => self.subdirectory(level, found),
-            FileType::RegularFile => self.file(level, found),
-            FileType::Symlink => {
-                let read = |errno| tree_error("read", &found.path, errno);
-                let target = readlinkat(level.upper, found.name, Vec::new()).map_err(read)?;
-                let metadata = tree::read_metadata(&found.stat, None).map_err(read)?;
-                if let Some(below) = &found.below
-                    && has_same_stat(&found.stat, &below.stat)
-                    && readlinkat(below.dir(), found.name, Vec::new()).map_err(read)? == target
-                {
-                    return Ok(());
-                }
-                self.write(&found, Kind::Symlink { target: target.to_bytes() }, &metadata)
+        let read = |errno| tree_error("read", &found.path, errno);
+        let file_type = FileType::from_raw_mode(found.stat.st_mode);
+        let link = match file_type {
+            FileType::Directory => return self.subdirectory(level, found),
+            FileType::Symlink => readlinkat(level.upper, found.name, Vec::new()).map_err(read)?,
+            _ => CString::default(),
+        };
+        self.trace.add(&found.path, &found.stat, &Metadata::default(), link.to_bytes());
+        if self.is_passed_over() {
+            // Its parents are in the archive with it.
+            self.unwritten.clear();
+            if found.stat.st_nlink > 1 && !is_whiteout {
+                let inode = (found.stat.st_dev, found.stat.st_ino);
+                self.links.entry(inode).or_insert(found.path);
             }
+            return Ok(());
+        }
+        match file_type {
+            _ if is_whiteout => self.whiteout(level, found.name, found.below.is_some()),
+            FileType::RegularFile => self.file(level, found),
+            FileType::Symlink => self.symlink(&found, &link),
             FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
                 self.special(&found)
             }
@@ -151,13 +214,27 @@ impl Packer<'_> {
         }
     }
 
+    fn symlink(&mut self, found: &Found<'_>, target: &CStr) -> Result<(), LayerError> {
+        let read = |errno| tree_error("read", &found.path, errno);
+        let metadata = tree::read_metadata(&found.stat, None).map_err(read)?;
+        if let Some(below) = &found.below
+            && has_same_stat(&found.stat, &below.stat)
+            && *readlinkat(below.dir(), found.name, Vec::new()).map_err(read)? == *target
+        {
+            self.is_plain = false;
+            return Ok(());
+        }
+        self.write(found, Kind::Symlink { target: target.to_bytes() }, &metadata)
+    }
+
     fn subdirectory(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
         let read = |errno| tree_error("read", &found.path, errno);
         if self.depth == MAX_DEPTH {
             return Err(read(Errno::NAMETOOLONG));
         }
-        let upper = tree::open_dir(level.upper, found.name).map_err(read)?;
+        let upper = Arc::new(tree::open_dir(level.upper, found.name).map_err(read)?);
         let metadata = tree::read_metadata(&found.stat, Some(upper.as_fd())).map_err(read)?;
+        self.trace.add(&found.path, &found.stat, &metadata, b"");
         let lower = match &found.below {
             Some(below) => level.lower.dir_of(found.name, below).map_err(read)?,
             None => MergedDir::default(),
@@ -176,7 +253,7 @@ impl Packer<'_> {
         let path = [&found.path[..], b"/"].concat();
         if is_same {
             self.unwritten.push((path.clone(), metadata));
-        } else {
+        } else if !self.is_passed_over() {
             self.write_parents()?;
             self.out.entry(&path, Kind::Directory, &metadata)?;
         }
@@ -189,36 +266,27 @@ impl Packer<'_> {
     }
 
     fn file(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        let read = |errno| tree_error("read", &found.path, errno);
-        let file = tree::open_file(level.upper, found.name).map_err(read)?;
-        let metadata = tree::read_metadata(&found.stat, Some(file.as_fd())).map_err(read)?;
-        let device = match found.stat.st_size {
-            0 => tree::read_device(&file).map_err(read)?,
-            _ => None,
-        };
-        if let Some(below) = &found.below
-            && has_same_stat(&found.stat, &below.stat)
-        {
-            let other = tree::open_file(below.dir(), found.name).map_err(read)?;
-            let same_metadata =
-                tree::read_metadata(&below.stat, Some(other.as_fd())).map_err(read)? == metadata
-                    && tree::read_device(&other).map_err(read)? == device;
-            // With nanoseconds in the time nobody wrote to it; without, it may be an archive's.
-            let is_exact = found.stat.st_mtime_nsec != 0;
-            if same_metadata && (is_exact || have_same_content(&file, &other).map_err(read)?) {
-                return Ok(());
+        let to_read =
+            ToRead { dir: Arc::clone(level.upper), name: found.name.to_owned(), stat: found.stat };
+        let source = match &found.below {
+            Some(below) if has_same_stat(&found.stat, &below.stat) => {
+                let opened = read_file(&to_read, Vec::new());
+                let opened = opened.map_err(|errno| tree_error("read", &found.path, errno))?;
+                if is_as_below(&to_read, &opened, below)
+                    .map_err(|errno| tree_error("compare", &found.path, errno))?
+                {
+                    self.is_plain = false;
+                    return Ok(());
+                }
+                Source::Read(opened)
             }
-        }
-        if let Some(device) = device {
-            return self.write(&found, Kind::Device(device), &metadata);
-        }
+            _ => Source::Unread(Some(to_read)),
+        };
+        let first = self.first_name(&found.path, &found.stat);
+        self.write_parents()?;
         let size = found.stat.st_size as u64;
-        if !self.write_link(&found, &metadata)? {
-            self.write_parents()?;
-            self.out.entry(&found.path, Kind::File { size }, &metadata)?;
-            self.out.content(&file, size, &found.path)?;
-        }
-        Ok(())
+        self.out.file(PendingFile { path: found.path, size, first, source })?;
+        self.end_entry()
     }
 
     fn special(&mut self, found: &Found<'_>) -> Result<(), LayerError> {
@@ -226,6 +294,7 @@ impl Packer<'_> {
             has_same_stat(&found.stat, &below.stat) && found.stat.st_rdev == below.stat.st_rdev
         };
         if found.below.as_ref().is_some_and(is_same) {
+            self.is_plain = false;
             return Ok(());
         }
         let metadata = tree::read_metadata(&found.stat, None)
@@ -250,26 +319,25 @@ impl Packer<'_> {
         kind: Kind<'_>,
         metadata: &Metadata,
     ) -> Result<(), LayerError> {
-        if self.write_link(found, metadata)? {
-            return Ok(());
-        }
+        let first = self.first_name(&found.path, &found.stat);
+        let kind = first.as_ref().map_or(kind, |target| Kind::HardLink { target });
         self.write_parents()?;
-        self.out.entry(&found.path, kind, metadata)
+        self.out.entry(&found.path, kind, metadata)?;
+        self.end_entry()
     }
 
-    /// Writes a hard link if an earlier entry is the same inode; else notes this one as the first.
-    fn write_link(&mut self, found: &Found<'_>, metadata: &Metadata) -> Result<bool, LayerError> {
-        if found.stat.st_nlink < 2 {
-            return Ok(false);
+    /// The earlier entry that is the same inode; if there is none, this one is the first.
+    fn first_name(&mut self, path: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+        if stat.st_nlink < 2 {
+            return None;
         }
-        let inode = (found.stat.st_dev, found.stat.st_ino);
-        let Some(target) = self.links.get(&inode).cloned() else {
-            self.links.insert(inode, found.path.clone());
-            return Ok(false);
-        };
-        self.write_parents()?;
-        self.out.entry(&found.path, Kind::HardLink { target: &target }, metadata)?;
-        Ok(true)
+        match self.links.entry((stat.st_dev, stat.st_ino)) {
+            Entry::Occupied(first) => Some(first.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(path.to_owned());
+                None
+            }
+        }
     }
 
     fn whiteout(
@@ -283,7 +351,13 @@ impl Packer<'_> {
         }
         self.write_parents()?;
         let path = [level.path, WHITEOUT_PREFIX, name.to_bytes()].concat();
-        self.out.entry(&path, Kind::Whiteout, &Metadata::default())
+        self.out.entry(&path, Kind::Whiteout, &Metadata::default())?;
+        self.end_entry()
+    }
+
+    fn end_entry(&mut self) -> Result<(), LayerError> {
+        let Packer { out, trace, is_plain, .. } = self;
+        out.end_entry(is_plain.then(|| trace.mark()))
     }
 
     fn write_parents(&mut self) -> Result<(), LayerError> {
@@ -292,6 +366,19 @@ impl Packer<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a file with the same `stat` as that below is the same in everything.
+fn is_as_below(file: &ToRead, opened: &Opened, below: &MergedEntry) -> Result<bool, Errno> {
+    let other = tree::open_file(below.dir(), &file.name)?;
+    if tree::read_metadata(&below.stat, Some(other.as_fd()))? != opened.metadata
+        || tree::read_device(&other)? != opened.device
+    {
+        return Ok(false);
+    }
+    // With nanoseconds in the time nobody wrote to it; without, it may be an archive's.
+    Ok(file.stat.st_mtime_nsec != 0
+        || have_same_content(&tree::open_file(&file.dir, &file.name)?, &other)?)
 }
 
 /// Whether two files could be the same one, as far as `stat` tells: type, mode, owner, length, time.

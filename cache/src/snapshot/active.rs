@@ -26,6 +26,8 @@ pub struct CommitInfo {
     pub diff_id: Option<DiffId>,
     /// Of a layer that was made elsewhere and not by an image: its content, as its maker says.
     pub content: Option<Fingerprint>,
+    /// A tree that has many files of this one: what was hashed of it need not be hashed again.
+    pub resembles: Option<Snapshot>,
 }
 
 /// A tree that somebody writes to. Dropped before a commit, it is removed.
@@ -161,7 +163,8 @@ impl ActiveSnapshot {
         let mark = snapshots.inner.process.mark(&self.id().to_string());
         let note = snapshots.inner.unsynced.snapshot_note(self.id());
         fs_err::rename(&mark, &note).map_err(file_error("make", &note))?;
-        let snapshot = Snapshot::new(snapshots.clone(), *self.id(), info, self.parent.take());
+        let snapshot = Snapshot::new(snapshots.clone(), *self.id(), info, self.parent.take())
+            .resembling(commit.resembles);
         if let Some(chain) = &commit.chain {
             snapshots.link_chain(chain, snapshot.id())?;
         }

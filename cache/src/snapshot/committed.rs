@@ -1,20 +1,19 @@
 //! Snapshots that do not change any more, and their digests.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::info::{self, COPIED, INFO, Info, LAYER};
+use super::info::{self, CHECKPOINTS, COPIED, INFO, Info, LAYER};
 use super::{SnapshotId, Snapshots, overlay};
 use crate::error::StoreError;
 use crate::hash::{Fingerprint, FingerprintBuilder};
-use crate::layer;
+use crate::layer::{self, PackedLayer};
 use crate::oci::{ChainId, DiffId};
-use crate::state::file_error;
+use crate::state::{file_error, write_atomically};
 
 /// A committed tree and everything below it. Clones are the same.
 #[derive(Clone, Debug)]
@@ -29,6 +28,8 @@ struct Node {
     info: Info,
     parent: Option<Snapshot>,
     digests: Mutex<Option<LayerDigests>>,
+    /// Until there are digests.
+    resembles: Mutex<Option<Snapshot>>,
 }
 
 /// One directory of changes.
@@ -95,8 +96,17 @@ impl Snapshot {
     ) -> Self {
         let dir = snapshots.snapshot_dir(&id);
         let layer = SnapshotLayer { id, upper: dir.join("fs"), dir };
-        let digests = Mutex::new(None);
-        Snapshot { node: Arc::new(Node { snapshots, layer, info, parent, digests }) }
+        let (digests, resembles) = (Mutex::default(), Mutex::default());
+        Snapshot { node: Arc::new(Node { snapshots, layer, info, parent, digests, resembles }) }
+    }
+
+    /// With a tree that has many of the same files, if there is one.
+    pub(super) fn resembling(self, earlier: Option<Snapshot>) -> Self {
+        let is_beside = |earlier: &Snapshot| {
+            earlier.parent().map(Snapshot::id) == self.parent().map(Snapshot::id)
+        };
+        *lock(&self.node.resembles) = earlier.filter(is_beside);
+        self
     }
 
     /// Its name.
@@ -144,7 +154,7 @@ impl Snapshot {
     /// The digests of its own layer. Computed once, which reads the whole layer: call it where
     /// blocking is allowed. Who asks while another thread computes waits for it.
     pub fn layer(&self) -> Result<LayerDigests, StoreError> {
-        let mut digests = self.node.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut digests = lock(&self.node.digests);
         if let Some(digests) = *digests {
             return Ok(digests);
         }
@@ -152,9 +162,7 @@ impl Snapshot {
         let known = match info::read(&path)? {
             Some(known) => known,
             None => {
-                let packed = layer::pack(self, &mut io::sink()).map_err(|source| {
-                    StoreError::LayerDigest { id: *self.id(), source: Box::new(source) }
-                })?;
+                let packed = self.pack()?;
                 let computed = match self.node.info.diff_id {
                     // Committed as an image's layer without being unpacked here.
                     Some(diff_id) => LayerDigests::of_image_layer(diff_id, packed.size),
@@ -170,6 +178,23 @@ impl Snapshot {
         };
         *digests = Some(known);
         Ok(known)
+    }
+
+    /// Finds the digests, with the help of what is known of the tree that this one resembles, and
+    /// leaves the same help for the next.
+    fn pack(&self) -> Result<PackedLayer, StoreError> {
+        let earlier = lock(&self.node.resembles).take();
+        let read = |earlier: Snapshot| fs_err::read(earlier.node.layer.dir.join(CHECKPOINTS)).ok();
+        let checkpoints = earlier.and_then(read).and_then(|bytes| layer::read_checkpoints(&bytes));
+        let (packed, checkpoints) =
+            layer::digest(self, &checkpoints.unwrap_or_default()).map_err(|source| {
+                StoreError::LayerDigest { id: *self.id(), source: Box::new(source) }
+            })?;
+        if let Some(bytes) = layer::write_checkpoints(&checkpoints) {
+            let path = self.node.layer.dir.join(CHECKPOINTS);
+            write_atomically(&path, &bytes)?;
+        }
+        Ok(packed)
     }
 
     /// The content of all its layers, modification times aside. Layers without changes count: what
@@ -243,6 +268,10 @@ impl Snapshot {
         snapshots.reverse();
         snapshots.into_iter()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The content of a stack of layers, those without changes too.

@@ -1,4 +1,4 @@
-//! What lies beside a snapshot's tree: `info`, `layer`, `copied`, `kept`.
+//! What lies beside a snapshot's tree: `info`, `layer-v2`, `copied`, `kept`, and others.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,9 @@ use crate::state::{file_error, write_atomically};
 /// Makes a directory a snapshot: without it there is none. Written last.
 pub(super) const INFO: &str = "info";
 /// The digests of the layer, once somebody asked.
-pub(super) const LAYER: &str = "layer";
+pub(super) const LAYER: &str = "layer-v2";
+/// How far the packing of a large layer had come at some points.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// What the tree's files were copied from; whoever copied writes and reads it.
 pub(super) const COPIED: &str = "copied";
 /// Made by a sync: the tree is on the disk.

@@ -1,6 +1,7 @@
 //! Tests of the crate as its users see it.
 
 mod bundle;
+mod checkpoints;
 mod gc;
 mod hostile;
 mod images;

@@ -187,7 +187,7 @@ fn an_image_layer_is_found_by_its_chain() {
     let chain = ChainId::of(&[diff_id]);
     let active = snapshots.prepare(None).unwrap();
     cache::layer::unpack(&mut &tar[..], &active, &Default::default()).unwrap();
-    let info = CommitInfo { created: String::new(), chain, diff_id: Some(diff_id), content: None };
+    let info = CommitInfo { chain, diff_id: Some(diff_id), ..CommitInfo::default() };
     let base = active.commit(info).unwrap();
     let found = snapshots.unpacked(&chain.unwrap()).unwrap().unwrap();
     assert_eq!(found.id(), base.id());
