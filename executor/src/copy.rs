@@ -42,6 +42,10 @@ use reuse::Reuse;
 pub(crate) use target::{Attributes, TargetDir, timestamps};
 use target::{Destination, resolve_destination};
 
+/// Fewer names of a directory are left to one thread: the kernel lets only one at a time make files
+/// in a directory, so that threads go to other directories first.
+const NAMES_AT_ONCE: usize = 128;
+
 /// The mode of directories that nobody says anything about.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -410,35 +414,71 @@ impl Copier<'_> {
         walk: &Walk<'_>,
     ) -> Result<(), ExecutorError> {
         let names = dir.names().map_err(walk.failed("list"))?;
-        names.par_iter().with_min_len(16).try_for_each(|name| {
-            let Some(entry) = dir.lookup(name).map_err(walk.failed("look at"))? else {
+        let look = |name: OsString| match dir.lookup(&name).map_err(walk.failed("look at")) {
+            // Gone meanwhile.
+            Ok(None) => None,
+            Ok(Some(entry)) => Some(Ok((name, entry))),
+            Err(error) => Some(Err(error)),
+        };
+        let names = names.into_par_iter().with_min_len(NAMES_AT_ONCE).filter_map(look);
+        let (dirs, files): (Vec<_>, Vec<_>) = names
+            .collect::<Result<Vec<_>, ExecutorError>>()?
+            .into_iter()
+            .partition(|(_, entry)| entry.meta.kind == Kind::Dir);
+        let files = || {
+            let files = files.par_iter().with_min_len(NAMES_AT_ONCE);
+            files.try_for_each(|(name, entry)| self.file_below(dir, name, entry, target, walk))
+        };
+        let dirs = || {
+            let dirs = dirs.par_iter();
+            dirs.try_for_each(|(name, entry)| self.dir_below(dir, name, entry, target, walk))
+        };
+        let (files, dirs) = rayon::join(files, dirs);
+        files.and(dirs)
+    }
+
+    fn file_below(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        entry: &Entry,
+        target: &Arc<TargetDir>,
+        walk: &Walk<'_>,
+    ) -> Result<(), ExecutorError> {
+        if !walk.filter.takes_all() {
+            let (path, relative) = (child(walk.path, name), child(walk.relative, name));
+            let (verdict, _) = walk.filter.judge(walk.state, &path, &relative, false);
+            if verdict == Verdict::Skip {
                 return Ok(());
-            };
-            let is_dir = entry.meta.kind == Kind::Dir;
-            if walk.filter.takes_all() && !is_dir {
-                return self.entry(dir, name, &entry, target, name);
             }
-            let path = child(walk.path, name);
-            let relative = child(walk.relative, name);
-            let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, is_dir);
-            match verdict {
-                Verdict::Skip => return Ok(()),
-                _ if !is_dir => return self.entry(dir, name, &entry, target, name),
-                _ => {}
-            }
-            let below = dir.open_dir(name).map_err(walk.failed("open"))?;
-            let walk =
-                Walk { path: &path, relative: &relative, state: &state, filter: walk.filter };
-            if verdict == Verdict::Through && !self.has_below(&below, &walk)? {
-                return Ok(());
-            }
-            let new = self.directory(target, name)?;
-            self.contents(&below, &new, &walk)?;
-            let xattrs = below.xattrs().map_err(walk.failed("read the attributes of"))?;
-            let xattrs = self.xattrs(xattrs);
-            let attributes = self.attributes(&entry.meta, &xattrs);
-            new.set_attributes(&attributes).map_err(failed("set the attributes of", &new, None))
-        })
+        }
+        self.entry(dir, name, entry, target, name)
+    }
+
+    fn dir_below(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        entry: &Entry,
+        target: &Arc<TargetDir>,
+        walk: &Walk<'_>,
+    ) -> Result<(), ExecutorError> {
+        let (path, relative) = (child(walk.path, name), child(walk.relative, name));
+        let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, true);
+        if verdict == Verdict::Skip {
+            return Ok(());
+        }
+        let below = dir.open_dir(name).map_err(walk.failed("open"))?;
+        let walk = Walk { path: &path, relative: &relative, state: &state, filter: walk.filter };
+        if verdict == Verdict::Through && !self.has_below(&below, &walk)? {
+            return Ok(());
+        }
+        let new = self.directory(target, name)?;
+        self.contents(&below, &new, &walk)?;
+        let xattrs = below.xattrs().map_err(walk.failed("read the attributes of"))?;
+        let xattrs = self.xattrs(xattrs);
+        let attributes = self.attributes(&entry.meta, &xattrs);
+        new.set_attributes(&attributes).map_err(failed("set the attributes of", &new, None))
     }
 
     /// The directory `name` of the target, made if it is not there.
@@ -515,13 +555,13 @@ impl Copier<'_> {
                     return Ok(());
                 }
                 // Before it is read: only then does its age say that a later change would show.
-                let known = self.identity(meta);
+                let known = self.identity(meta, place);
                 let source = dir.open_file(name, entry)?;
                 let xattrs = self.xattrs(dir.file_xattrs(source.as_fd())?);
                 let attributes = self.attributes(meta, &xattrs);
-                let target = file::copy_regular(&source, meta, place, &attributes)?;
+                file::copy_regular(&source, meta, place, &attributes)?;
                 match known {
-                    Some((reuse, identity)) => reuse.copied(identity, meta, &source, &target),
+                    Some((reuse, identity)) => reuse.copied(identity, meta, &source),
                     None => Ok(()),
                 }
             }
@@ -536,14 +576,16 @@ impl Copier<'_> {
     /// Takes a file from the last result of the step, if it is there and the same.
     fn link_earlier(&self, entry: &Entry, place: &file::Place<'_>) -> bool {
         let is_candidate = entry.meta.kind == Kind::File && place.dir.earlier().is_some();
-        let known = if is_candidate { self.identity(&entry.meta) } else { None };
-        known.is_some_and(|(reuse, identity)| reuse.link(identity, &entry.meta, place))
+        let known = if is_candidate { self.identity(&entry.meta, place) } else { None };
+        known.is_some_and(|(reuse, identity)| reuse.link(identity, place))
     }
 
     /// What tells the copy of a file from others, where copies are noted.
-    fn identity(&self, meta: &Meta) -> Option<(&Reuse, Fingerprint)> {
+    fn identity(&self, meta: &Meta, place: &file::Place<'_>) -> Option<(&Reuse, Fingerprint)> {
         let reuse = self.reuse?;
-        Some((reuse, reuse::identity(meta, &self.attributes(meta, &Xattrs::new()))?))
+        let none = Xattrs::new();
+        let attributes = self.attributes(meta, &none);
+        Some((reuse, reuse::identity(meta, &attributes, place)?))
     }
 
     fn xattrs(&self, mut xattrs: Xattrs) -> Xattrs {

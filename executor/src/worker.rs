@@ -180,8 +180,17 @@ impl LocalWorker {
 
     /// Freezes a result and starts computing its digests.
     async fn commit(&self, active: ActiveSnapshot) -> Result<Output, ExecutorError> {
+        self.commit_like(active, None).await
+    }
+
+    /// As [`LocalWorker::commit`], of a tree that has many files of an earlier one.
+    async fn commit_like(
+        &self,
+        active: ActiveSnapshot,
+        earlier: Option<Snapshot>,
+    ) -> Result<Output, ExecutorError> {
         let created = self.created();
-        let info = CommitInfo { created, ..CommitInfo::default() };
+        let info = CommitInfo { created, resembles: earlier, ..CommitInfo::default() };
         let snapshot = blocking(move || Ok(active.commit(info)?)).await?;
         let output = Output { snapshot: Some(*snapshot.id()), content: None };
         let permits = self.permits.clone();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use super::target::{Attributes, TargetDir, set_attributes, timestamps};
+use super::target::{Attributes, TargetDir, set_attributes, set_missing_attributes, timestamps};
 use crate::merged::{Kind, Meta, Owners};
 
 /// The first copy of each file that has several names: its path in the target, by device and inode
@@ -74,15 +74,15 @@ pub(super) fn copy_regular(
     meta: &Meta,
     place: &Place<'_>,
     attributes: &Attributes<'_>,
-) -> io::Result<OwnedFd> {
-    let target = place.dir.create_file(place.name)?;
+) -> io::Result<()> {
+    let target = place.dir.create_file_with(place.name, attributes.mode)?;
     if meta.size < SMALL {
         copy_small(source, &target)?;
     } else {
         copy_large(source, &target)?;
     }
-    set_attributes(target.as_fd(), attributes, place.dir.owners())?;
-    Ok(target)
+    let made = Meta::of_stat(&rustix::fs::fstat(&target)?);
+    set_missing_attributes(target.as_fd(), &made, attributes, place.dir.owners())
 }
 
 fn copy_small(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {

@@ -101,6 +101,15 @@ impl TargetDir {
         }
     }
 
+    /// The same as bytes, behind what `bytes` holds and without a slash at the end.
+    pub(crate) fn write_path(&self, bytes: &mut Vec<u8>) {
+        if let Some((parent, name)) = &self.parent {
+            parent.write_path(bytes);
+            bytes.push(b'/');
+            bytes.extend(name.as_bytes());
+        }
+    }
+
     /// The root of our layer.
     pub(crate) fn tree_root(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.parent {
@@ -222,13 +231,20 @@ impl TargetDir {
 
     /// Creates the file `name`, in the place of whatever file is there.
     pub(crate) fn create_file(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        self.create_file_with(name, 0o600)
+    }
+
+    /// As [`TargetDir::create_file`], with the permissions of `mode` as far as the process's mask
+    /// allows. Bits that change whom a program runs as are not among them.
+    pub(crate) fn create_file_with(&self, name: &OsStr, mode: u32) -> io::Result<OwnedFd> {
+        let mode = Mode::from_raw_mode(mode & 0o777);
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let above = self.upper()?;
-        match rustix::fs::openat(above, name, flags, Mode::RUSR | Mode::WUSR) {
+        match rustix::fs::openat(above, name, flags, mode) {
             Err(Errno::EXIST) => {
                 self.clear(name)?;
-                Ok(rustix::fs::openat(above, name, flags, Mode::RUSR | Mode::WUSR)?)
+                Ok(rustix::fs::openat(above, name, flags, mode)?)
             }
             other => Ok(other?),
         }
@@ -260,6 +276,27 @@ pub(crate) fn set_attributes(
         Err(errno) => return Err(errno.into()),
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))?;
+    set_further_attributes(fd, attributes)
+}
+
+/// As [`set_attributes`], of a file that is `made` as it is: its owner and mode are left alone if
+/// they are right, which most are, and each change costs what making a file costs.
+pub(crate) fn set_missing_attributes(
+    fd: BorrowedFd<'_>,
+    made: &Meta,
+    attributes: &Attributes<'_>,
+    owners: Owners,
+) -> io::Result<()> {
+    let is_right =
+        (made.uid, made.gid, made.mode) == (attributes.uid, attributes.gid, attributes.mode);
+    if is_right {
+        set_further_attributes(fd, attributes)
+    } else {
+        set_attributes(fd, attributes, owners)
+    }
+}
+
+fn set_further_attributes(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> io::Result<()> {
     for (name, value) in attributes.xattrs {
         set_xattr(fd, name, value)?;
     }

@@ -46,6 +46,7 @@ impl LocalWorker {
             _ => None,
         };
         let is_noted = step.is_some();
+        let resembles = earlier.clone();
         let (active, unmatched) = blocking(move || {
             let operation = match is_noted {
                 true => FileOperation::after(earlier.as_ref(), &active, owners)?,
@@ -69,7 +70,7 @@ impl LocalWorker {
         for pattern in unmatched {
             log.warn(format!("`{pattern}` matches no file"));
         }
-        let output = self.commit(active).await?;
+        let output = self.commit_like(active, resembles).await?;
         if let (Some(step), Some(snapshot)) = (step, output.snapshot) {
             let made = snapshot.to_string();
             self.config.store.index().put_value(LAST_RUNS, &step, made.as_bytes())?;
