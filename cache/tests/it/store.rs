@@ -140,11 +140,7 @@ fn what_the_disk_does_not_tell_is_not_absent() {
     break_directory(path.parent().unwrap());
     assert!(named(&blobs.contains(&digest).unwrap_err()));
     let snapshots = world.store.snapshots();
-    let snapshot = snapshots
-        .prepare(None)
-        .unwrap()
-        .commit(CommitInfo { created: String::new(), chain: None, diff_id: None, content: None })
-        .unwrap();
+    let snapshot = snapshots.prepare(None).unwrap().commit(CommitInfo::default()).unwrap();
     break_directory(&world.store.root().join("snapshots-v1"));
     // Whether it was read before or not.
     let error = snapshots.get(snapshot.id()).unwrap_err();
