@@ -361,7 +361,8 @@ fn add(
     for node in &wanted.device_nodes {
         let source = node_of_this_machine(name, node)?;
         let (target, readonly) = (node.path.clone(), false);
-        edits.mounts.push(ProcessMount { target, source: MountSource::Path(source), readonly });
+        let source = MountSource::Bind(source, vec!["dev"]);
+        edits.mounts.push(ProcessMount { target, source, readonly });
     }
     for mount in &wanted.mounts {
         let (mut readonly, mut further) = (false, Vec::new());
@@ -498,7 +499,8 @@ mod tests {
         let edits = devices.edits(&want("example.com/card=one", true), &Identity::Root).unwrap();
         let [node] = &edits.mounts[..] else { panic!("{edits:?}") };
         assert_eq!((node.target.as_str(), node.readonly), ("/dev/card", false));
-        assert!(matches!(&node.source, MountSource::Path(path) if path == Path::new("/dev/null")));
+        let MountSource::Bind(path, options) = &node.source else { panic!("{node:?}") };
+        assert_eq!((path.as_path(), &options[..]), (Path::new("/dev/null"), &["dev"][..]));
         let edits = devices.edits(&want("other.org/thing=c", true), &Identity::Root).unwrap();
         assert!(edits.mounts[0].readonly);
     }

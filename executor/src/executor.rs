@@ -132,7 +132,9 @@ impl Executor {
             inner.set_rlimits(Some(limits));
         }
         let resources = process.limits.resources().map_err(|error| invalid(error.to_string()))?;
-        if let (Some(linux), Some(resources)) = (spec.linux_mut(), resources) {
+        if let (Some(linux), Some(mut resources)) = (spec.linux_mut(), resources) {
+            let rules = linux.resources().as_ref().and_then(|own| own.devices().clone());
+            resources.set_devices(rules);
             linux.set_resources(Some(resources));
         }
         let hidden: Vec<String> =

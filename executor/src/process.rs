@@ -99,7 +99,8 @@ pub struct ProcessMount {
 pub enum MountSource {
     /// A file or directory of this machine.
     Path(std::path::PathBuf),
-    /// A file or directory of this machine, with options of a bind mount: `nosuid`, `nodev`.
+    /// A file or directory of this machine, with options of a bind mount: `nosuid`; `dev` where
+    /// device nodes may be opened.
     Bind(std::path::PathBuf, Vec<&'static str>),
     /// A path in a tree described by its mounts (of a snapshot). Unless read-only, writes are
     /// dropped with the container.

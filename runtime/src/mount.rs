@@ -49,7 +49,7 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<MountGuard, RuntimeError
             source,
         };
         let mut trees = Vec::new();
-        let plan = MountPlan::new(mount, &mut trees)?;
+        let plan = MountPlan::new(mount, Devices::Dead, &mut trees)?;
         let root = rustix::fs::open(target, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
         let place = open_in_root(&root, mount.destination(), OFlags::PATH).map_err(failed)?;
@@ -90,6 +90,14 @@ pub(crate) struct MountPlan {
     pub(crate) subpath: Option<String>,
 }
 
+/// Whether device nodes in a mount can be opened, unless its options say `dev`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Devices {
+    Usable,
+    /// They are files like others, which can be made, read with `stat` and deleted.
+    Dead,
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Source {
@@ -120,7 +128,11 @@ pub(crate) struct BuildError {
 
 impl MountPlan {
     /// Checks `mount` and opens its source, which is added to `trees` if it is a bind.
-    pub(crate) fn new(mount: &Mount, trees: &mut Vec<OwnedFd>) -> Result<MountPlan, RuntimeError> {
+    pub(crate) fn new(
+        mount: &Mount,
+        devices: Devices,
+        trees: &mut Vec<OwnedFd>,
+    ) -> Result<MountPlan, RuntimeError> {
         let destination = mount.destination();
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
@@ -134,6 +146,9 @@ impl MountPlan {
         }
         let target = text(destination)?;
         let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
+        if devices == Devices::Dead && !options.devices {
+            options.attributes.set |= libc::MOUNT_ATTR_NODEV;
+        }
         let source = match mount.typ().as_deref() {
             Some("overlay") => {
                 let overlay = Overlay::from_options(&mut options)?;

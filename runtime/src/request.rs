@@ -14,6 +14,9 @@ pub struct ContainerRequest {
     /// [`crate::default_spec`]. Namespaces, hooks, devices and `root.path` of the spec are not
     /// looked at: every container gets every namespace. `root.readonly` is honoured.
     ///
+    /// Device nodes, wherever they come from, cannot be opened but for those of the runtime's /dev
+    /// and in mounts with the option `dev`, unless the resources have a rule that allows all.
+    ///
     /// /proc, /sys, /dev, /dev/pts and /dev/mqueue, where the spec has them, are always the
     /// runtime's own; of their options only `ro` and `rw` of /sys matter, and the `size` of
     /// /dev/shm.

@@ -1,9 +1,9 @@
 //! Docker's defaults as an OCI runtime spec.
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxSeccompAction,
-    LinuxSeccompBuilder, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder,
+    LinuxResources, LinuxResourcesBuilder, LinuxSeccompAction, LinuxSeccompBuilder, Mount,
+    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use crate::capabilities;
@@ -63,14 +63,28 @@ pub fn default_spec() -> Spec {
 }
 
 /// The spec of a container of `--security=insecure`: every capability that the engine has, no
-/// seccomp filter, nothing masked, /sys writable.
+/// seccomp filter, nothing masked, /sys writable, every device.
 pub fn insecure_spec() -> Spec {
     let linux = LinuxBuilder::default()
         .masked_paths(Vec::<String>::new())
         .readonly_paths(Vec::<String>::new())
+        .resources(every_device())
         .build()
         .expect("all mandatory fields are set");
     spec(&capabilities::ALL, linux, "rw")
+}
+
+/// The rule that lets every device be used.
+fn every_device() -> LinuxResources {
+    let rule = LinuxDeviceCgroupBuilder::default()
+        .allow(true)
+        .access("rwm")
+        .build()
+        .expect("all mandatory fields are set");
+    LinuxResourcesBuilder::default()
+        .devices(vec![rule])
+        .build()
+        .expect("all mandatory fields are set")
 }
 
 fn spec(capabilities: &[Capability], linux: oci_spec::runtime::Linux, sys: &str) -> Spec {

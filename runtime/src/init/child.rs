@@ -94,6 +94,9 @@ fn become_program(
     if !default_masks {
         fixtures.unmask(!writable_sys)?;
     }
+    if plan.any_device {
+        fixtures.allow_devices()?;
+    }
     for mount in &plan.mounts {
         perform(mount, &mut root, &mut fixtures, &mut descriptors)?;
     }

@@ -37,11 +37,16 @@ pub(super) const SHM_SIZE: &str = "65536k";
 const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Mounts and fills a /dev at `place`. Returns its root.
-pub(super) fn mount_dev(place: &OwnedFd) -> Result<OwnedFd, BuildError> {
+///
+/// Whoever is root in a container without a user namespace may make device nodes (layers have
+/// them), and must not be able to open them: that would be every disk of the machine. So all mounts
+/// of a container are `nodev`, this one too, and each device that it may use is a mount of its own,
+/// of a node made in `aside`, a directory of a tmpfs that the container never sees.
+pub(super) fn mount_dev(place: &OwnedFd, aside: &OwnedFd) -> Result<OwnedFd, BuildError> {
     let dev = new_filesystem(
         "tmpfs",
         &options(&[("mode", "0755"), ("size", "65536k")]),
-        libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_STRICTATIME,
+        libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_STRICTATIME,
     )?;
     attach(&dev, place)?;
 
@@ -50,8 +55,12 @@ pub(super) fn mount_dev(place: &OwnedFd) -> Result<OwnedFd, BuildError> {
         if by_mknod {
             let device = rustix::fs::makedev(major, minor);
             let mode = Mode::from_raw_mode(0o666);
-            match rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, device) {
-                Ok(()) => continue,
+            match rustix::fs::mknodat(aside, name, FileType::CharacterDevice, mode, device) {
+                Ok(()) => {
+                    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    show(&dev, name, &rustix::fs::openat(aside, name, flags, Mode::empty())?)?;
+                    continue;
+                }
                 // Not allowed in user namespaces, nor without CAP_MKNOD.
                 Err(rustix::io::Errno::PERM) => by_mknod = false,
                 Err(errno) => return Err(errno.into()),
@@ -114,13 +123,18 @@ fn bind_host_device(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> Result
             log: Some(format!("the host's /dev/{name} is not device {major}:{minor}")),
         });
     }
+    show(dev, name, &host)
+}
+
+/// Mounts a device on an empty file of that name.
+fn show(dev: &OwnedFd, name: &str, device: &OwnedFd) -> Result<(), BuildError> {
     let place = rustix::fs::openat(
         dev,
         name,
         OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::from_raw_mode(0o666),
     )?;
-    attach(clone_tree(&host, false)?, place)?;
+    attach(clone_tree(device, false)?, place)?;
     Ok(())
 }
 

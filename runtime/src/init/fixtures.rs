@@ -11,7 +11,8 @@
 //! ├── spot/               something is mounted here for a moment
 //! ├── scratch/            writable layers in memory
 //! ├── files/              files that were handed over in memory
-//! └── nothing/            an empty read-only directory, shown over those to be hidden
+//! ├── nothing/            an empty read-only directory, shown over those to be hidden
+//! └── devices/            nodes, mounted one by one in dev/
 //! ```
 //!
 //! Nothing else is lost by covering /proc: it is not a source of anybody's mounts but as a
@@ -40,6 +41,7 @@ const NOTHING: &str = "/proc/nothing";
 pub(super) const PROC: &str = "/proc/proc";
 pub(super) const SYS: &str = "/proc/sys";
 pub(super) const DEV: &str = "/proc/dev";
+const DEVICES: &str = "/proc/devices";
 
 const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
@@ -69,7 +71,8 @@ impl Fixtures {
         attach_at(&proc, PROC).map_err(failure(Stage::Proc, None))?;
         attach_at(&sys, SYS).map_err(failure(Stage::Sys, None))?;
         let dev = open_path(DEV).map_err(BuildError::from).map_err(&dev_error)?;
-        let dev = mount_dev(&dev).map_err(&dev_error)?;
+        let devices = open_path(DEVICES).map_err(BuildError::from).map_err(&dev_error)?;
+        let dev = mount_dev(&dev, &devices).map_err(&dev_error)?;
         let nothing = new_filesystem("tmpfs", &[], QUIET | libc::MOUNT_ATTR_RDONLY)
             .map_err(failure(Stage::Mask, None))?;
         // Only what is attached can be copied.
@@ -90,6 +93,16 @@ impl Fixtures {
         let at = failure(Stage::Sys, None);
         let sys = new_sys(sys_read_only).map_err(&at)?;
         replace(&sys, SYS).map_err(&at)
+    }
+
+    /// Lets any device node in /dev be opened, where we may.
+    pub(super) fn allow_devices(&self) -> Result<(), Failure> {
+        let attributes = MountAttributes { clear: libc::MOUNT_ATTR_NODEV, ..Default::default() };
+        match sys::mount_setattr(&self.dev, attributes) {
+            // In a user namespace there are none to be made anyway.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            result => result.map_err(failure(Stage::Dev, None)),
+        }
     }
 
     /// Hides `masked` and write-protects `read_only` below `root`; what is not there is skipped.
@@ -156,7 +169,7 @@ fn stage() -> Result<OwnedFd, BuildError> {
         libc::MOUNT_ATTR_NOSUID,
     )?;
     attach_at(&staging, "/proc")?;
-    for name in ["proc", "sys", "dev", "root", "spot", "scratch", "files", "nothing"] {
+    for name in ["proc", "sys", "dev", "root", "spot", "scratch", "files", "nothing", "devices"] {
         rustix::fs::mkdirat(&staging, name, Mode::from_raw_mode(0o755))?;
     }
     Ok(staging)

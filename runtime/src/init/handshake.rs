@@ -96,6 +96,8 @@ pub(crate) struct Stub {
 pub(crate) struct Plan {
     pub(crate) rootfs: Vec<MountPlan>,
     pub(crate) read_only_root: bool,
+    /// Device nodes that the container makes or finds may be opened.
+    pub(crate) any_device: bool,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) files: Vec<FilePlan>,
     pub(crate) masked: Vec<String>,

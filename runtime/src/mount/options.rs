@@ -8,6 +8,8 @@ use crate::sys::MountAttributes;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct MountOptions {
     pub(crate) attributes: MountAttributes,
+    /// Device nodes may be opened, whatever holds for other mounts.
+    pub(crate) devices: bool,
     /// A bind, whatever the type says.
     pub(crate) bind: bool,
     /// With the mounts below.
@@ -36,8 +38,14 @@ impl MountOptions {
             "rw" => self.unset(libc::MOUNT_ATTR_RDONLY),
             "nosuid" => self.set(libc::MOUNT_ATTR_NOSUID),
             "suid" => self.unset(libc::MOUNT_ATTR_NOSUID),
-            "nodev" => self.set(libc::MOUNT_ATTR_NODEV),
-            "dev" => self.unset(libc::MOUNT_ATTR_NODEV),
+            "nodev" => {
+                self.devices = false;
+                self.set(libc::MOUNT_ATTR_NODEV);
+            }
+            "dev" => {
+                self.devices = true;
+                self.unset(libc::MOUNT_ATTR_NODEV);
+            }
             "noexec" => self.set(libc::MOUNT_ATTR_NOEXEC),
             "exec" => self.unset(libc::MOUNT_ATTR_NOEXEC),
             "nosymfollow" => self.set(libc::MOUNT_ATTR_NOSYMFOLLOW),

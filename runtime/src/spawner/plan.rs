@@ -2,12 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceType, PosixRlimit, PosixRlimitType, Process, Spec};
 
 use crate::RuntimeError;
 use crate::capabilities::CapabilityMasks;
 use crate::init::handshake::{FilePlan, Plan};
-use crate::mount::MountPlan;
+use crate::mount::{Devices, MountPlan};
 use crate::request::{ContainerIo, ContainerRequest};
 use crate::seccomp;
 
@@ -33,8 +33,11 @@ pub(super) fn draft(
     let capabilities = CapabilityMasks::of(process.capabilities().as_ref(), user.uid());
     let filter = seccomp_filter(spec, capabilities.bounding)?;
 
+    let any_device = allows_any_device(spec);
+    let devices = if any_device { Devices::Usable } else { Devices::Dead };
     let mut mounts = |list: &[oci_spec::runtime::Mount]| {
-        list.iter().map(|mount| MountPlan::new(mount, descriptors)).collect::<Result<Vec<_>, _>>()
+        let plan = |mount| MountPlan::new(mount, devices, descriptors);
+        list.iter().map(plan).collect::<Result<Vec<_>, _>>()
     };
     let rootfs = mounts(&request.rootfs)?;
     let first = rootfs.first().map(|mount| mount.target.as_str());
@@ -65,6 +68,7 @@ pub(super) fn draft(
         rootfs,
         read_only_root: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         mounts,
+        any_device,
         files,
         masked: paths(linux.map(|linux| linux.masked_paths())),
         read_only: paths(linux.map(|linux| linux.readonly_paths())),
@@ -90,6 +94,17 @@ pub(super) fn draft(
     };
     check(&plan)?;
     Ok(Draft { plan, attachment })
+}
+
+/// Whether a rule of the spec lets every device be used, as that of a privileged container does.
+fn allows_any_device(spec: &Spec) -> bool {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_ref());
+    rules.into_iter().flatten().any(|rule| {
+        rule.allow()
+            && rule.typ().is_none_or(|kind| kind == LinuxDeviceType::A)
+            && (rule.major(), rule.minor()) == (None, None)
+    })
 }
 
 /// What the kernel would only refuse with a number.

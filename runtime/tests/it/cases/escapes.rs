@@ -1,6 +1,7 @@
 //! Ways out of the box that others had.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use runtime::{RuntimeError, Stage};
 use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags};
@@ -10,6 +11,7 @@ use crate::sandbox::{Sandbox, mount};
 
 cases! {
     EVERYBODY:
+        a_device_node_from_inside_cannot_be_opened,
         a_working_directory_through_an_open_descriptor_is_refused,
         a_working_directory_through_a_link_stays_inside,
         a_mount_target_through_a_link_stays_inside,
@@ -18,6 +20,45 @@ cases! {
         the_engine_cannot_be_overwritten_through_proc_self_exe,
         a_replaced_program_is_started_from_a_sealed_copy,
         the_engine_is_not_visible;
+}
+
+/// Who is root may make the node of any disk; reading it would be reading the machine.
+fn a_device_node_from_inside_cannot_be_opened(role: Role) {
+    let sandbox = Sandbox::new();
+    let outside = sandbox.path("outside");
+    fs_err::create_dir(&outside).unwrap();
+    let script = "for dir in / /dev /dev/shm /bound /memory; do
+            mknod ${dir%/}/zero-too c 1 5 2>/dev/null || echo $dir: cannot be made
+            head -c 1 ${dir%/}/zero-too 2>/dev/null | wc -c
+        done";
+    let bound = mount("/bound", "bind", Some(&outside), &["rbind", "rw"]);
+    let memory = mount("/memory", "tmpfs", Some(Path::new("tmpfs")), &[]);
+    let read = |spec: oci_spec::runtime::Spec| {
+        let mut request = sandbox.request(&["sh", "-c", script]);
+        let process = request.spec.process().clone();
+        request.spec = spec;
+        let capabilities = request.spec.process().as_ref().unwrap().capabilities().clone();
+        request.spec.set_process(process);
+        request.spec.process_mut().as_mut().unwrap().set_capabilities(capabilities);
+        let mut mounts = request.spec.mounts().clone().unwrap();
+        mounts.extend([bound.clone(), memory.clone()]);
+        request.spec.set_mounts(Some(mounts));
+        let output = sandbox.run(&request);
+        assert_eq!(output.status.code, Some(0), "{output:?}");
+        let _ = fs_err::remove_file(outside.join("zero-too"));
+        output.stdout
+    };
+    let confined = read(runtime::default_spec());
+    // In a user namespace there are no nodes to be made.
+    let ids = fs_err::read_to_string("/proc/self/uid_map").unwrap();
+    let is_root = role == Role::Starter && ids.trim().ends_with(&u32::MAX.to_string());
+    assert_eq!(confined.contains("cannot be made"), !is_root, "{confined}");
+    assert!(!confined.lines().any(|line| line.trim() == "1"), "{confined}");
+    // That it is the box which keeps it from them, not this machine.
+    if is_root {
+        let insecure = read(runtime::insecure_spec());
+        assert_eq!(insecure.lines().filter(|line| line.trim() == "1").count(), 4, "{insecure}");
+    }
 }
 
 /// `WORKDIR /proc/self/fd/N` (CVE-2024-21626).
