@@ -141,12 +141,7 @@ fn show(history: &History, args: &HistoryInspectArgs) -> Result<(), CliError> {
 fn logs(history: &History, args: &HistoryLogsArgs) -> Result<(), CliError> {
     let (build, dir) = history.find(args.build.as_deref())?;
     if build.status == Status::Running || build.status == Status::Killed {
-        return Err(CliError::input(format!(
-            "the build {} {}",
-            build.id,
-            if build.status == Status::Running { "still runs" } else { "was killed" }
-        ))
-        .hint(format!("what its steps printed so far lies in {}", dir.display())));
+        return logs_so_far(&build, &dir, args.step.as_deref());
     }
     let wanted = |step: &&Step| match &args.step {
         None => true,
@@ -167,27 +162,46 @@ fn logs(history: &History, args: &HistoryLogsArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// What the steps printed of a build that has not come to its end. What else is known of its steps is
+/// written down at the end only.
+fn logs_so_far(build: &Build, dir: &Path, step: Option<&str>) -> Result<(), CliError> {
+    let unreadable = |error| CliError::caused("the logs cannot be read", &error);
+    let wanted = match step.map(|text| text.trim_start_matches('#').parse::<usize>()) {
+        None => None,
+        Some(Ok(number)) => Some(number),
+        Some(Err(_)) => {
+            return Err(CliError::input(
+                "the names of the steps are known when the build has ended",
+            )
+            .hint("name a step by its number, or none"));
+        }
+    };
+    let mut numbers = Vec::new();
+    for entry in fs_err::read_dir(dir).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let number = name.to_string_lossy().strip_suffix(".log").map(str::parse::<usize>);
+        numbers.extend(number.and_then(Result::ok));
+    }
+    numbers.retain(|number| wanted.is_none_or(|wanted| wanted == *number));
+    numbers.sort_unstable();
+    let state = match build.status {
+        Status::Running => "still runs: this is what its steps have printed up to now",
+        _ => "was killed: this is what its steps had printed until then",
+    };
+    say(format!("The build {} {state}.", build.id));
+    for number in numbers {
+        say(format!("\n#{number}"));
+        print_log(dir, number).map_err(unreadable)?;
+    }
+    Ok(())
+}
+
 /// As the plain progress shows a step.
 fn print_step(dir: &Path, step: &Step) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
     let number = step.number;
-    // A closed pipe is the reader's choice, not an error.
-    let _ = writeln!(out, "#{number} {}", sanitize(&step.name, false));
-    match fs_err::File::open(log_file(dir, number)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(file) => {
-            let mut file = BufReader::new(file);
-            let mut line = Vec::new();
-            while std::io::Read::take(&mut file, MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-                let text = String::from_utf8_lossy(&line);
-                let text = sanitize(text.trim_end_matches(['\n', '\r']), false);
-                if writeln!(out, "#{number} {text}").is_err() {
-                    return Ok(());
-                }
-                line.clear();
-            }
-        }
+    say(format!("#{number} {}", sanitize(&step.name, false)));
+    if !print_log(dir, number)? {
+        return Ok(());
     }
     let last = match step.outcome {
         StepOutcome::Done => {
@@ -199,8 +213,29 @@ fn print_step(dir: &Path, step: &Step) -> std::io::Result<()> {
         }
         StepOutcome::Canceled => "CANCELED".to_owned(),
     };
-    let _ = writeln!(out, "#{number} {last}\n");
+    say(format!("#{number} {last}\n"));
     Ok(())
+}
+
+/// What a step printed, if anything. `false` if nobody reads on.
+fn print_log(dir: &Path, number: usize) -> std::io::Result<bool> {
+    let file = match fs_err::File::open(log_file(dir, number)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        file => file?,
+    };
+    let mut out = std::io::stdout().lock();
+    let mut file = BufReader::new(file);
+    let mut line = Vec::new();
+    while std::io::Read::take(&mut file, MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let text = sanitize(text.trim_end_matches(['\n', '\r']), false);
+        // A closed pipe is the reader's choice, not an error.
+        if writeln!(out, "#{number} {text}").is_err() {
+            return Ok(false);
+        }
+        line.clear();
+    }
+    Ok(true)
 }
 
 fn remove(history: &History, args: &HistoryRemoveArgs) -> Result<(), CliError> {

@@ -149,7 +149,16 @@ fn a_build_that_runs_and_one_that_was_killed_are_told() {
     while status() != Some("running".into()) {
         assert!(Instant::now() < until, "it never ran");
     }
+    // What it has printed up to now, and says so.
+    let logs = || sealed.strake(["history", "logs"]).success().to_owned();
+    while !logs().lines().any(|line| line.starts_with('#') && line.ends_with(" working")) {
+        assert!(Instant::now() < until, "{}", logs());
+    }
+    assert!(logs().contains("still runs: "), "{}", logs());
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(status(), Some("killed".into()));
+    let said = logs();
+    assert!(said.contains("was killed: ") && said.contains(" working\n"), "{said}");
+    sealed.strake(["history", "logs", "^0", "RUN"]).failure(1);
 }
