@@ -705,7 +705,7 @@ pub(crate) struct HistoryRemoveArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// Only steps whose name contains this text [default: every step that was executed]
+    /// Only steps whose name contains this text [default: every step]
     pub(crate) step: Option<String>,
 }
 
