@@ -28,7 +28,7 @@ pub use cache::index::{CacheKey, Ingredient, Output, Record};
 pub use error::{OpError, SolveError};
 pub use event::{Event, EventReceiver, EventSender, LogSink, Stream};
 pub use records::{MemoryRecords, Records, RecordsError};
-pub use solution::{Origin, Solution, VertexReport};
+pub use solution::{Decisions, Origin, Solution, Unfinished, VertexReport};
 pub use solver::{Solver, SolverOptions};
 pub use travel::{TreeContent, add_content, has_content, portable};
 pub use worker::{Claim, Content, ContentRequest, InputValue, Worker};

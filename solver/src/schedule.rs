@@ -36,7 +36,7 @@ use crate::key;
 use crate::llb::{Definition, Op, SourceOp, Vertex, VertexId};
 use crate::records::RecordsError;
 use crate::slow::{self, Probed};
-use crate::solution::{Keys, Origin, Solution, VertexReport};
+use crate::solution::{Decisions, Keys, Origin, Solution, Unfinished, VertexReport};
 use crate::solver::Solver;
 use crate::worker::{Claim, InputValue};
 use crate::writer::Writer;
@@ -86,6 +86,9 @@ struct Progress {
     followers: Vec<usize>,
 }
 
+/// Gets what a solve decided, when it ends.
+pub(crate) type Decided = Box<dyn FnOnce(Arc<Decisions>) + Send>;
+
 /// One solve.
 pub(crate) struct Schedule {
     definition: Arc<Definition>,
@@ -104,8 +107,19 @@ pub(crate) struct Schedule {
     open_targets: HashSet<usize>,
     writer: Writer,
     records_warned: bool,
+    /// `None` when it was told.
+    decided: Option<Decided>,
     // Dropping this cancels all work.
     tasks: JoinSet<Message>,
+}
+
+/// However a solve ends, by being dropped as well, it says what it had decided.
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        if self.decided.is_some() {
+            self.tell();
+        }
+    }
 }
 
 impl Schedule {
@@ -113,6 +127,7 @@ impl Schedule {
         solver: &Solver,
         definition: Arc<Definition>,
         events: EventSender,
+        decided: Decided,
     ) -> Schedule {
         let plan = Plan::new(&definition);
         let vertices = definition.vertices().iter().enumerate();
@@ -133,6 +148,7 @@ impl Schedule {
             open_targets: HashSet::new(),
             writer: Writer::new(records),
             records_warned: false,
+            decided: Some(decided),
             tasks: JoinSet::new(),
             definition,
             plan,
@@ -147,8 +163,12 @@ impl Schedule {
         if let Some(error) = self.writer.finish().await {
             self.warn_of_records(&error);
         }
+        if let Err(SolveError::Op { id, .. }) = &result {
+            self.reports[id.0].unfinished = Some(Unfinished::Failed);
+        }
         result?;
-        Ok(self.into_solution())
+        let outputs = self.outputs();
+        Ok(Solution { outputs, decisions: self.tell() })
     }
 
     async fn solve(&mut self) -> Result<(), SolveError> {
@@ -549,13 +569,29 @@ impl Schedule {
         self.shared.events.send(Event::Completed { vertex, at, cached, error });
     }
 
-    fn into_solution(self) -> Solution {
+    fn outputs(&self) -> Vec<Output> {
         let output = |edge: &crate::llb::Edge| match self.state(edge.vertex.0) {
             VertexState::Done { outputs, .. } => outputs[edge.output].clone(),
             state => unreachable!("a target is not done, but {state:?}"),
         };
-        let outputs = self.definition.targets().iter().map(output).collect();
-        Solution { outputs, vertices: self.reports, definition: self.definition, keys: self.keys }
+        self.definition.targets().iter().map(output).collect()
+    }
+
+    /// Hands over what was decided; there is nothing left to tell after that.
+    fn tell(&mut self) -> Arc<Decisions> {
+        let mut vertices = std::mem::take(&mut self.reports);
+        for (report, progress) in vertices.iter_mut().zip(&self.vertices) {
+            if progress.state == VertexState::Running {
+                report.unfinished.get_or_insert(Unfinished::Cut);
+            }
+        }
+        let definition = Arc::clone(&self.definition);
+        let keys = std::mem::take(&mut self.keys);
+        let decisions = Arc::new(Decisions { vertices, definition, keys });
+        if let Some(decided) = self.decided.take() {
+            decided(Arc::clone(&decisions));
+        }
+        decisions
     }
 }
 

@@ -13,6 +13,13 @@ use crate::worker::Content;
 pub struct Solution {
     /// One for each target, in their order.
     pub outputs: Vec<Output>,
+    /// How they came about.
+    pub decisions: Arc<Decisions>,
+}
+
+/// What a solve had decided when it ended, well or not.
+#[derive(Debug)]
+pub struct Decisions {
     /// One for each vertex of the definition, in its order.
     pub vertices: Vec<VertexReport>,
     pub(crate) definition: Arc<Definition>,
@@ -31,6 +38,17 @@ pub struct VertexReport {
     pub key: Option<CacheKey>,
     /// Its outputs, where it has any.
     pub outputs: Vec<Output>,
+    /// How it ended without a result, where it was tried.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// How a vertex ended that was, or was about to be, executed and has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unfinished {
+    /// It failed.
+    Failed,
+    /// The solve ended before it did: another vertex failed, or the solve was cancelled.
+    Cut,
 }
 
 /// Where a result came from.
@@ -53,7 +71,12 @@ impl Origin {
     }
 }
 
-impl Solution {
+impl Decisions {
+    /// What was to be built.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
     /// The parts that the key of a vertex was made of, by name, with those that contents were made
     /// of behind them. Empty for vertices that have no key.
     pub fn ingredients(&self, vertex: VertexId) -> Vec<Ingredient> {
@@ -66,7 +89,7 @@ impl Solution {
 
 /// The fast keys of a solve and the contents that are in them. All lists but `contents` are indexed
 /// by vertex.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Keys {
     pub(crate) fast: Vec<Option<CacheKey>>,
     contents: Vec<Option<Content>>,

@@ -9,7 +9,7 @@ use crate::event::EventSender;
 use crate::llb::Definition;
 use crate::records::Records;
 use crate::schedule::Schedule;
-use crate::solution::Solution;
+use crate::solution::{Decisions, Solution};
 use crate::worker::Worker;
 
 /// Solves definitions with one worker and one set of records.
@@ -53,6 +53,17 @@ impl Solver {
         definition: Arc<Definition>,
         events: EventSender,
     ) -> Result<Solution, SolveError> {
-        Schedule::new(self, definition, events).run().await
+        self.solve_telling(definition, events, |_| {}).await
+    }
+
+    /// As [`Solver::solve`]; `decided` gets what was decided whatever the end: success, an error, or
+    /// that the future is dropped.
+    pub async fn solve_telling(
+        &self,
+        definition: Arc<Definition>,
+        events: EventSender,
+        decided: impl FnOnce(Arc<Decisions>) + Send + 'static,
+    ) -> Result<Solution, SolveError> {
+        Schedule::new(self, definition, events, Box::new(decided)).run().await
     }
 }

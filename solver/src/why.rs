@@ -17,7 +17,7 @@ pub struct Difference {
     pub after: Option<String>,
 }
 
-/// The differences between a recorded step and the same step now ([`crate::Solution::ingredients`]),
+/// The differences between a recorded step and the same step now ([`crate::Decisions::ingredients`]),
 /// in the order of the present key, what is gone last.
 ///
 /// A name that stands more than once (two mounts on one target) is compared by its occurrence.

@@ -4,7 +4,8 @@
 //! differ from the same step in the build before of the same Dockerfile and target. The same step is
 //! the one of the same name, else the one with the same instruction (others were added before it),
 //! else the one in the same place (the instruction was edited). `build --explain` shows the same at
-//! the end of the build. A build that fails has no explanation, and leaves the one before in place.
+//! the end of the build. Of a build that failed or was cancelled it says what was decided until then,
+//! and where it ended; one that ended before its first step leaves the explanation before in place.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,17 +16,18 @@ use cache::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use solver::llb::{Definition, VertexId};
 use solver::why::Difference;
-use solver::{Origin, Solution, why};
+use solver::{Decisions, Origin, Unfinished, VertexReport, why};
 
 use super::engine::{Engine, Needs, store_error};
 use super::{ago, say};
 use crate::args::WhyArgs;
+use crate::history::Status;
 use crate::progress::sanitize;
 use crate::report::CliError;
 
 /// Where the last build is kept in the index.
 const SPACE: &str = "why";
-const LAST: &str = "last";
+const LAST: &str = "last-build";
 
 /// Longer values are cut.
 const MAX_VALUE: usize = 200;
@@ -33,8 +35,15 @@ const MAX_VALUE: usize = 200;
 /// A step with more differing parts than this has simply changed.
 const MAX_DIFFERENCES: usize = 20;
 
+/// What is known of a build.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Step {
+pub(super) struct Explanation {
+    status: Status,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Step {
     name: String,
     origin: StepOrigin,
     /// When the result was made that was found, RFC 3339.
@@ -42,6 +51,18 @@ pub(super) struct Step {
     created: Option<String>,
     /// Sentences.
     differences: Vec<String>,
+    end: StepEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StepEnd {
+    /// Its result is there.
+    Done,
+    /// It failed.
+    Failed,
+    /// The build ended before it did.
+    Cut,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +84,8 @@ enum StepOrigin {
     Anew,
     /// It was executed, because its key changed.
     Executed,
+    /// It failed before its key was known.
+    NoKey,
 }
 
 /// Names the builds whose steps are compared with each other.
@@ -71,24 +94,31 @@ pub(super) fn scope(context: &Path, file: &str, target: Option<&str>) -> String 
     format!("{}\n{file}\n{}", context.display(), target.unwrap_or_default())
 }
 
-/// Writes down a build, and says what is known of its steps.
+/// Writes down a build that ended so, and says what is known of its steps.
 pub(super) fn record(
     store: &Store,
     scope: &str,
-    definition: &Definition,
-    solution: &Solution,
-) -> Result<Vec<Step>, StoreError> {
+    decisions: &Decisions,
+    status: Status,
+) -> Result<Explanation, StoreError> {
     let index = store.index();
+    let definition = decisions.definition();
     let mut steps = Vec::new();
     let mut keys: Vec<(String, CacheKey)> = Vec::new();
-    for (id, report) in definition.ids().zip(&solution.vertices) {
+    for (id, report) in definition.ids().zip(&decisions.vertices) {
         let vertex = definition.vertex(id);
-        let (Some(origin), Some(key)) = (report.origin, report.key) else { continue };
+        let Some((origin, end)) = ending(report) else { continue };
         let name = vertex.meta.name.clone();
+        let created = report.created.clone();
+        let Some(key) = report.key else {
+            let origin = StepOrigin::NoKey;
+            steps.push(Step { name, origin, created, differences: Vec::new(), end });
+            continue;
+        };
         let previous = previous(index, scope, &name)?;
         let differences = match &previous {
             Some(previous) if previous.key != key => {
-                let differences = why::explain(previous, &solution.ingredients(id));
+                let differences = why::explain(previous, &decisions.ingredients(id));
                 let input_name = |input: usize| {
                     let input = vertex.inputs.get(input)?;
                     Some(definition.vertex(input.edge.vertex).meta.name.clone())
@@ -107,14 +137,28 @@ pub(super) fn record(
             Origin::Executed if stands_on_uncached(definition, id) => StepOrigin::Anew,
             Origin::Executed => StepOrigin::Gone,
         };
-        keys.extend(aliases(&name).into_iter().map(|alias| (alias, key)));
-        let created = report.created.clone();
-        steps.push(Step { name, origin, created, differences });
+        // The next build compares with the last result that there was.
+        if end == StepEnd::Done {
+            keys.extend(aliases(&name).into_iter().map(|alias| (alias, key)));
+        }
+        steps.push(Step { name, origin, created, differences, end });
     }
     index.set_latest(scope, &keys)?;
-    let text = serde_json::to_vec(&steps).unwrap_or_default();
+    let explanation = Explanation { status, steps };
+    let text = serde_json::to_vec(&explanation).unwrap_or_default();
     index.put_value(SPACE, LAST, &text)?;
-    Ok(steps)
+    Ok(explanation)
+}
+
+/// Where the result of a step came from, or would have, and how it ended; `None` for one that was
+/// not reached.
+fn ending(report: &VertexReport) -> Option<(Origin, StepEnd)> {
+    match (report.unfinished, report.origin) {
+        (Some(Unfinished::Failed), _) => Some((Origin::Executed, StepEnd::Failed)),
+        (Some(Unfinished::Cut), _) => Some((Origin::Executed, StepEnd::Cut)),
+        (None, Some(origin)) => Some((origin, StepEnd::Done)),
+        (None, None) => None,
+    }
 }
 
 /// What the step was in the build before.
@@ -168,29 +212,62 @@ pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, Cli
         CliError::input("nothing was built in this store yet")
             .hint("build something: strake build .")
     })?;
-    let steps: Vec<Step> = serde_json::from_slice(&text)
+    let explanation: Explanation = serde_json::from_slice(&text)
         .map_err(|error| CliError::caused("the record of the last build cannot be read", &error))?;
     let mut shown = 0;
-    for step in &steps {
+    for step in &explanation.steps {
         let wanted = match &args.step {
             Some(text) => step.name.contains(text.as_str()),
             None => true,
         };
         if wanted {
             shown += 1;
-            lines(step).iter().for_each(say);
+            step_lines(step).iter().for_each(say);
         }
     }
+    let ending = ending_lines(&explanation);
     match (shown, &args.step) {
         (0, Some(text)) => {
-            Err(CliError::input(format!("the last build has no step with `{text}` in its name")))
+            let text = format!("the last build has no step with `{text}` in its name");
+            Err(ending.into_iter().fold(CliError::input(text), CliError::hint))
         }
-        _ => Ok(ExitCode::SUCCESS),
+        _ => {
+            ending.iter().for_each(say);
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
+/// What is known of a build, a line each.
+pub(super) fn lines(explanation: &Explanation) -> Vec<String> {
+    let mut lines: Vec<String> = explanation.steps.iter().flat_map(step_lines).collect();
+    lines.extend(ending_lines(explanation));
+    lines
+}
+
+/// How a build ended that did not succeed, and where.
+fn ending_lines(explanation: &Explanation) -> Vec<String> {
+    let names = |end: StepEnd| {
+        let steps = explanation.steps.iter().filter(|step| step.end == end);
+        let names: Vec<String> =
+            steps.map(|step| format!("`{}`", sanitize(&step.name, false))).collect();
+        names.join(", ")
+    };
+    let (verdict, at) = match explanation.status {
+        Status::Completed => return Vec::new(),
+        Status::Canceled => ("the build was cancelled", names(StepEnd::Cut)),
+        Status::Error | Status::Running | Status::Killed => {
+            ("the build failed", names(StepEnd::Failed))
+        }
+    };
+    vec![match at.as_str() {
+        "" => format!("{verdict}, but not in a step"),
+        at => format!("{verdict} at {at}; what stands on that was not reached"),
+    }]
+}
+
 /// What is known of a step, a line each.
-pub(super) fn lines(step: &Step) -> Vec<String> {
+fn step_lines(step: &Step) -> Vec<String> {
     let made = match &step.created {
         Some(created) => format!(" ({})", ago(Some(created))),
         None => String::new(),
@@ -211,6 +288,7 @@ pub(super) fn lines(step: &Step) -> Vec<String> {
                 .to_owned()
         }
         StepOrigin::Executed => "executed, because these differ from the build before:".to_owned(),
+        StepOrigin::NoKey => "not looked up: what it reads could not be told".to_owned(),
     };
     let mut lines = vec![sanitize(&step.name, false), format!("  {verdict}")];
     let is_hit = matches!(
@@ -224,6 +302,11 @@ pub(super) fn lines(step: &Step) -> Vec<String> {
     lines.extend(shown.map(|difference| format!("    {}", sanitize(difference, false))));
     if let Some(more @ 1..) = step.differences.len().checked_sub(MAX_DIFFERENCES) {
         lines.push(format!("    and {more} more"));
+    }
+    match step.end {
+        StepEnd::Done => {}
+        StepEnd::Failed => lines.push("  and it failed".to_owned()),
+        StepEnd::Cut => lines.push("  and it was not done when the build ended".to_owned()),
     }
     lines
 }

@@ -1,9 +1,11 @@
 //! `strake why` and `build --explain`: which ingredient of which step made the cache miss or hit.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use fs_err as fs;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sealed::{Identity, Sealed};
 
@@ -129,4 +131,87 @@ fn every_hit_and_miss_has_a_reason() {
     for line in outcome.stderr.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("{line}"));
     }
+}
+
+const FAILS: &str = "FROM busybox
+ARG V=1
+COPY src /src
+RUN echo one > /one
+RUN test $V = 1
+RUN echo never
+";
+
+#[test]
+fn a_build_that_fails_says_what_was_decided_until_then() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    sealed.write("work/Dockerfile", FAILS);
+    sealed.write("work/src/a", "one\n");
+    let context = sealed.path().join("work").display().to_string();
+    let build = |value: &str| {
+        let value = format!("V={value}");
+        sealed.strake(["build", "--explain", "--progress=plain", "--build-arg", &value, &context])
+    };
+    let why = |step: &str| sealed.strake(["why", step]).success().to_owned();
+    let ending = "the build failed at `[4/5] RUN test $V = 1`";
+
+    let outcome = build("2");
+    let shown = outcome.failure(1);
+    assert!(shown.contains("  executed: this step is new\n  and it failed\n"), "{outcome}");
+    assert!(shown.contains(ending), "{outcome}");
+    // `why` says the same, and of the steps before it that they are there now.
+    let said = why("RUN echo one");
+    assert!(said.contains("executed: this step is new\nthe build failed at"), "{said}");
+    build("2").failure(1);
+    let said = why("RUN echo one");
+    assert!(said.contains("cached: the same step was built before"), "{said}");
+    assert!(said.contains(ending) && !said.contains("and it failed"), "{said}");
+    let said = why("RUN test");
+    assert!(said.contains("executed: this step is new\n  and it failed"), "{said}");
+    let unreached = sealed.strake(["why", "RUN echo never"]);
+    assert!(unreached.failure(1).contains(ending), "{unreached}");
+
+    // A build that succeeds says nothing of it; one that fails is compared with the last result.
+    build("1").success();
+    assert!(!sealed.strake(["why"]).success().contains("fail"));
+    for value in ["2", "3"] {
+        build(value).failure(1);
+        let said = why("RUN test");
+        assert!(said.contains(&format!("    env.V: 1 -> {value}\n")), "{said}");
+        assert!(said.contains("\n  and it failed\n"), "{said}");
+    }
+
+    // What fails before it has a key.
+    sealed.write("work/Dockerfile", FAILS.replace("COPY src", "COPY missing"));
+    build("1").failure(1);
+    let said = why("COPY missing");
+    assert!(said.contains("could not be told\n  and it failed"), "{said}");
+    assert!(said.contains("the build failed at `[2/5] COPY missing /src`"), "{said}");
+
+    // A Dockerfile that is none decides nothing.
+    sealed.write("work/Dockerfile", "FROM\n");
+    build("1").failure(1);
+    assert_eq!(why("COPY missing"), said);
+}
+
+#[test]
+fn a_build_that_is_interrupted_says_what_was_decided_until_then() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    let dockerfile = "FROM busybox\nRUN echo one > /one\nRUN echo it-$((1+1)); sleep 60\n";
+    sealed.write("work/Dockerfile", dockerfile);
+    let context = sealed.path().join("work").display().to_string();
+    let mut command = sealed.strake_command(["build", "--progress=plain", &context]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("it-2"))), "it never ran");
+    std::thread::spawn(move || lines.for_each(drop));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+
+    let outcome = sealed.strake(["why"]);
+    let said = outcome.success();
+    let one = "[2/3] RUN echo one > /one\n  executed: this step is new\n[3/3]";
+    assert!(said.contains(one), "{said}");
+    let cut = "executed: this step is new\n  and it was not done when the build ended\n";
+    assert!(said.contains(cut), "{said}");
+    assert!(said.contains("the build was cancelled at `[3/3] RUN echo it-"), "{said}");
 }

@@ -170,7 +170,7 @@ impl Built {
 
     /// Where the result of the first vertex called `name` came from.
     pub(crate) fn origin(&self, name: &str) -> Option<Origin> {
-        self.solution().vertices[self.index(name)].origin
+        self.solution().decisions.vertices[self.index(name)].origin
     }
 
     pub(crate) fn index(&self, name: &str) -> usize {

@@ -103,7 +103,7 @@ async fn a_copy_from_a_stage_is_kept_while_what_it_selects_is_the_same() {
 async fn an_old_tree_that_is_gone_is_no_match() {
     let bench = Bench::default();
     let cold = bench.build(after("add 1")).await;
-    let cut = cold.solution().vertices[cold.index("div 4")].outputs[0].snapshot;
+    let cut = cold.solution().decisions.vertices[cold.index("div 4")].outputs[0].snapshot;
     bench.worker.state().gone.extend(cut);
     bench.build(after("add 2")).await;
     // Its content cannot be compared any more; that of the step after it can.
@@ -144,7 +144,7 @@ async fn why_names_the_file_and_the_argument() {
         }
     };
     let record = |built: &crate::build::Built, name: &str| {
-        let key = built.solution().vertices[built.index(name)].key.expect("a key");
+        let key = built.solution().decisions.vertices[built.index(name)].key.expect("a key");
         let found = solver::Records::lookup(bench.records.as_ref(), &key).expect("memory");
         found.expect("a record")
     };
@@ -154,7 +154,7 @@ async fn why_names_the_file_and_the_argument() {
     let second = bench.build(build("add 2")).await;
     let reasons = |name: &str| {
         let id = second.definition.ids().nth(second.index(name)).expect("an id");
-        let now = second.solution().ingredients(id);
+        let now = second.solution().decisions.ingredients(id);
         let found = why::explain(&record(&first, name), &now);
         found.iter().map(|d| d.part.clone()).collect::<Vec<_>>()
     };

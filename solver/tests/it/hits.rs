@@ -36,7 +36,13 @@ async fn a_full_hit_executes_nothing_and_looks_at_no_tree() {
     assert!(bench.worker.state().begun.is_empty());
     assert_eq!(bench.worker.state().tree_contents, 0);
     let created = |built: &crate::build::Built| {
-        built.solution().vertices.iter().map(|vertex| vertex.created.clone()).collect::<Vec<_>>()
+        built
+            .solution()
+            .decisions
+            .vertices
+            .iter()
+            .map(|vertex| vertex.created.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(created(&warm), created(&cold), "cached steps keep the time they were made at");
     let mut story = warm.story();
@@ -127,7 +133,7 @@ async fn a_tree_in_the_middle_is_not_missed_while_the_last_is_there() {
     let bench = Bench::default();
     bench.worker.set_file("context", "/a", 10);
     let cold = bench.build(chain).await;
-    for vertex in &cold.solution().vertices[..4] {
+    for vertex in &cold.solution().decisions.vertices[..4] {
         let ids = vertex.outputs.iter().filter_map(|output| output.snapshot);
         bench.worker.state().gone.extend(ids);
     }

@@ -176,7 +176,7 @@ async fn check(seed: u64) {
         let equal = |name: &str| vertices.iter().any(|v| v.meta.no_cache && v.meta.name == name);
         equal(&vertices[index].meta.name)
     };
-    for (index, vertex) in again.solution().vertices.iter().enumerate() {
+    for (index, vertex) in again.solution().decisions.vertices.iter().enumerate() {
         let executed = vertex.origin == Some(solver::Origin::Executed);
         assert!(!executed || no_cache(index), "seed {seed}: vertex {index} is not cached");
     }
@@ -193,7 +193,7 @@ fn no_more_than_there_is(bench: &Bench, seed: u64, round: u64) {
 
 /// Each vertex that was executed has a key of its own.
 fn no_key_ran_twice(built: &crate::build::Built, seed: u64, round: u64) {
-    let reports = built.solution().vertices.iter();
+    let reports = built.solution().decisions.vertices.iter();
     let executed = reports.filter(|vertex| vertex.origin == Some(solver::Origin::Executed));
     let mut keys: Vec<_> = executed.map(|vertex| vertex.key).collect();
     let count = keys.len();

@@ -138,6 +138,60 @@ async fn the_first_failure_ends_the_build_and_names_its_step() {
     assert!(story.contains(&"add 7: process `add 7` exited with code 2".to_owned()), "{story:?}");
 }
 
+/// `name: how it came or ended` of what a solve decided, and whether it succeeded, `None` if it was
+/// dropped after a second.
+async fn decided(bench: &Bench) -> (Vec<String>, Option<bool>) {
+    let mut graph = Graph::default();
+    let base = graph.image("busybox", 1);
+    let first = graph.run("add 1", &[base]);
+    let second = graph.run("add 2", &[first]);
+    let beside = graph.run("add 4", &[base]);
+    let last = graph.run("add 3", &[second, beside]);
+    graph.target(last);
+    let definition = Arc::new(graph.definition);
+    let (told, decisions) = std::sync::mpsc::channel();
+    let tell = move |decisions| told.send(decisions).expect("somebody listens");
+    let solver = bench.solver();
+    let solve = solver.solve_telling(Arc::clone(&definition), EventSender::nobody(), tell);
+    let ended = tokio::time::timeout(Duration::from_secs(1), solve).await;
+    let decisions = decisions.try_recv().expect("it says what it decided");
+    let list = definition.ids().zip(&decisions.vertices).map(|(id, report)| {
+        let name = &definition.vertex(id).meta.name;
+        let has_parts = !decisions.ingredients(id).is_empty();
+        assert!(has_parts, "{name} has a key");
+        match (report.origin, report.unfinished) {
+            (Some(origin), None) => format!("{name}: {origin:?}"),
+            (None, Some(unfinished)) => format!("{name}: {unfinished:?}"),
+            (None, None) => format!("{name}: not reached"),
+            both => panic!("{name}: {both:?}"),
+        }
+    });
+    (list.collect(), ended.ok().map(|result| result.is_ok()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_is_told_however_a_solve_ends() {
+    let bench = Bench::default();
+    let hour = Duration::from_secs(3600);
+    bench.worker.state().failing.insert("add 2".to_owned());
+    bench.worker.state().delays.insert("add 4".to_owned(), hour);
+    let (list, ended) = decided(&bench).await;
+    let until = ["busybox: Executed", "add 1: Executed", "add 2: Failed", "add 4: Cut"];
+    assert_eq!(list[..4], until);
+    assert_eq!((list[4].as_str(), ended), ("add 3: not reached", Some(false)));
+
+    bench.worker.state().failing.clear();
+    let (list, ended) = decided(&bench).await;
+    let until = ["busybox: Fast", "add 1: Fast", "add 2: Executed", "add 4: Cut"];
+    assert_eq!(list[..4], until);
+    assert_eq!((list[4].as_str(), ended), ("add 3: not reached", None));
+
+    bench.worker.state().delays.clear();
+    let (list, ended) = decided(&bench).await;
+    assert_eq!((list[2].as_str(), list[4].as_str()), ("add 2: Fast", "add 3: Executed"));
+    assert_eq!(ended, Some(true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_done_before_a_failure_is_cached() {
     let bench = Bench::default();

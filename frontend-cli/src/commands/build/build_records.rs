@@ -38,7 +38,7 @@ impl BuildRecords {
         }
         let ops: HashSet<Fingerprint> = definition
             .ids()
-            .zip(&solution.vertices)
+            .zip(&solution.decisions.vertices)
             .filter(|(_, report)| report.key.is_some())
             .map(|(id, _)| solver::key::op_digest(definition.vertex(id)))
             .collect();

@@ -6,6 +6,7 @@ mod build_records;
 pub(crate) mod cache_spec;
 mod check;
 mod contexts;
+mod explain;
 mod export;
 mod failure;
 mod far;
@@ -38,7 +39,7 @@ use solver::llb::Definition;
 use solver::{EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
 
 use super::du::gc_error;
-use super::engine::{Engine, Needs, registries, store_error};
+use super::engine::{Engine, Needs, registries};
 use super::{human_size, say, why};
 use crate::args::{BuildArgs, ProgressMode};
 use crate::dockerfile::{
@@ -48,6 +49,7 @@ use crate::progress::{self, Outcome, Progress};
 use crate::report::CliError;
 use build_records::BuildRecords;
 use contexts::NamedContexts;
+use explain::Decided;
 use export::{Built, Exporter};
 use failure::FailureReporter;
 use far::Needs as FarNeeds;
@@ -74,7 +76,22 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     let named = NamedContexts::open(&engine, &options)?;
     let (recording, logs) = record::begin(&engine, &options, &source)?;
     let (progress, view) = progress::start_recording(options.progress, logs);
-    let result = engine.block_on(build_image(&engine, &options, &source, &named, &progress));
+    let decided = Decided::default();
+    let work = build_image(&engine, &options, &source, &named, &progress, &decided);
+    let result = engine.block_on(work);
+    let explanation = decided.explain(&engine, &options, &source, result.as_ref().err());
+    let explanation = explanation.unwrap_or_else(|error| {
+        progress.warn(format!("`strake why` will not know this build: {error}"));
+        None
+    });
+    if let Some(explanation) = &explanation
+        && options.explain
+        && options.progress == ProgressMode::Rawjson
+    {
+        let step = progress.begin("[internal] explain the cache");
+        why::lines(explanation).iter().for_each(|line| progress.log(step, line));
+        progress.finish(step, Outcome::Done);
+    }
     if options.cap.is_cap() {
         hold_to_cap(&engine, &options, &progress);
     }
@@ -84,18 +101,21 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     if let Some(recording) = recording {
         record::finish(recording, &shown, &options, result.as_ref().err());
     }
-    let (built, steps) = result?;
     let is_for_people = !matches!(
         options.progress,
         ProgressMode::Rawjson | ProgressMode::Quiet | ProgressMode::None
     );
-    if options.explain && is_for_people {
+    if let Some(explanation) = &explanation
+        && options.explain
+        && is_for_people
+    {
         let mut out = std::io::stderr().lock();
-        for line in steps.iter().flat_map(why::lines) {
+        for line in why::lines(explanation) {
             // A closed stderr must not fail the build.
             let _ = writeln!(out, "{line}");
         }
     }
+    let built = result?;
     if options.quiet
         && let Some(id) = built.iter().find_map(Built::id)
     {
@@ -128,7 +148,8 @@ async fn build_image(
     source: &BuildSource,
     named: &NamedContexts,
     progress: &Progress,
-) -> Result<(Vec<Built>, Vec<why::Step>), CliError> {
+    decided: &Decided,
+) -> Result<Vec<Built>, CliError> {
     let reporter = FailureReporter::new(source).running_as(&engine.identity()?);
     let parsed = parse(source, options, &reporter, progress)?;
 
@@ -207,19 +228,13 @@ async fn build_image(
         records: &records,
         registries: &registries,
         progress,
+        decided,
     };
     let (solution, there) = solving.solve_with(&imported, definition.clone()).await?;
     if let Err(error) = records.settle(&definition, &solution) {
         progress.warn(format!("the imported results are not recorded: {error}"));
     }
 
-    let scope = why::scope(&source.origin, &source.file, options.target.as_deref());
-    let steps = why::record(&engine.store, &scope, &definition, &solution).map_err(store_error)?;
-    if options.explain && options.progress == ProgressMode::Rawjson {
-        let step = progress.begin("[internal] explain the cache");
-        steps.iter().flat_map(why::lines).for_each(|line| progress.log(step, &line));
-        progress.finish(step, Outcome::Done);
-    }
     let caches = CacheExporter {
         engine,
         imported: &imported,
@@ -247,10 +262,10 @@ async fn build_image(
     let built = exporter.export(targets, &solution).await?;
     caches.export(uploads).await?;
     worker.finish().await;
-    if solution.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
+    if solution.decisions.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
         engine.sync_later();
     }
-    Ok((built, steps))
+    Ok(built)
 }
 
 fn parse(
@@ -359,6 +374,7 @@ struct Solving<'a> {
     records: &'a Arc<BuildRecords>,
     registries: &'a Registries,
     progress: &'a Progress,
+    decided: &'a Decided,
 }
 
 impl Solving<'_> {
@@ -423,7 +439,8 @@ impl Solving<'_> {
         );
         let (sender, events): (EventSender, _) = EventSender::channel();
         let forwarded = forward::forward(&definition, events, self.progress.clone());
-        let (solution, ()) = tokio::join!(solver.solve(definition.clone(), sender), forwarded);
+        let solved = solver.solve_telling(definition.clone(), sender, self.decided.door());
+        let (solution, ()) = tokio::join!(solved, forwarded);
         solution
     }
 }

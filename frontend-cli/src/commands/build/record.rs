@@ -48,17 +48,22 @@ pub(super) fn finish(
     options: &BuildOptions,
     error: Option<&CliError>,
 ) {
-    let status = match error {
-        None => Status::Completed,
-        Some(error) if matches!(error.exit_code(), 130 | 143) => Status::Canceled,
-        Some(_) => Status::Error,
-    };
+    let status = status(error);
     let text = error.map(CliError::text);
     let hidden = options.secrets.redactions();
     let finished =
         recording.finish(&shown.state, &shown.log_sizes, &hidden, status, text.as_deref());
     if let Err(error) = finished {
         tracing::warn!("the build is not written down: {error}");
+    }
+}
+
+/// How a build ended.
+pub(super) fn status(error: Option<&CliError>) -> Status {
+    match error {
+        None => Status::Completed,
+        Some(error) if matches!(error.exit_code(), 130 | 143) => Status::Canceled,
+        Some(_) => Status::Error,
     }
 }
 

@@ -190,7 +190,7 @@ impl CacheExporter<'_> {
     async fn result_records(&self, all_steps: bool) -> Result<Vec<Record>, solver::RecordsError> {
         let results = if all_steps { None } else { Some(result_vertices(self.definition)) };
         let mut records = Vec::new();
-        for (id, report) in self.definition.ids().zip(&self.solution.vertices) {
+        for (id, report) in self.definition.ids().zip(&self.solution.decisions.vertices) {
             if results.as_ref().is_some_and(|results| !results.contains(&id)) {
                 continue;
             }
@@ -211,7 +211,7 @@ impl CacheExporter<'_> {
         for (number, input) in self.definition.vertex(id).inputs.iter().enumerate() {
             let InputRole::Content(selector) = &input.role else { continue };
             let producer = input.edge.vertex;
-            let report = &self.solution.vertices[producer.index()];
+            let report = &self.solution.decisions.vertices[producer.index()];
             let Some(output) = report.outputs.get(input.edge.output) else { continue };
             let far = |id| self.imported.knows(&id) && self.imported.made(&id).is_none();
             if solver::has_content(record, number) || output.snapshot.is_some_and(far) {
