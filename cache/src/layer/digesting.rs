@@ -78,8 +78,6 @@ pub(super) struct Digesting<'a> {
     chunks: Vec<Fingerprint>,
     /// Checkpoints so far; those of this run have no state of sha256 before its end.
     checkpoints: Vec<Checkpoint>,
-    /// How many of them come from an earlier run.
-    resumed: usize,
 }
 
 /// The chunk that is being written.
@@ -113,7 +111,6 @@ impl<'a> Digesting<'a> {
             chunk: Chunk::new(),
             chunks: Vec::new(),
             checkpoints: Vec::new(),
-            resumed: 0,
         }
     }
 
@@ -125,7 +122,6 @@ impl<'a> Digesting<'a> {
         self.size = last.size;
         self.chunks = checkpoints.iter().map(|checkpoint| checkpoint.content).collect();
         self.checkpoints = checkpoints.to_vec();
-        self.resumed = checkpoints.len();
         true
     }
 
@@ -223,7 +219,9 @@ impl<'a> Digesting<'a> {
         self.out.flush().map_err(|source| LayerError::Write { source })?;
         let hasher = self.sha256.take().unwrap_or_else(|| Hasher::here(self.start.clone()));
         let (sha256, states) = hasher.finish();
-        for (checkpoint, state) in self.checkpoints[self.resumed..].iter_mut().zip(states) {
+        // Those before come from an earlier run, with their states.
+        let resumed = self.checkpoints.len() - states.len();
+        for (checkpoint, state) in self.checkpoints[resumed..].iter_mut().zip(states) {
             checkpoint.sha256 = state;
         }
         let content = content_of(&self.chunks);

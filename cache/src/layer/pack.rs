@@ -197,8 +197,7 @@ impl<'a> Packer<'a> {
             // Its parents are in the archive with it.
             self.unwritten.clear();
             if found.stat.st_nlink > 1 && !is_whiteout {
-                let inode = (found.stat.st_dev, found.stat.st_ino);
-                self.links.entry(inode).or_insert(found.path);
+                self.links.entry(inode_of(&found.stat)).or_insert(found.path);
             }
             return Ok(());
         }
@@ -266,8 +265,12 @@ impl<'a> Packer<'a> {
     }
 
     fn file(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        let to_read =
-            ToRead { dir: Arc::clone(level.upper), name: found.name.to_owned(), stat: found.stat };
+        let to_read = ToRead {
+            dir: Arc::clone(level.upper),
+            name: found.name.to_owned(),
+            stat: found.stat,
+            is_further: self.links.contains_key(&inode_of(&found.stat)),
+        };
         let source = match &found.below {
             Some(below) if has_same_stat(&found.stat, &below.stat) => {
                 let opened = read_file(&to_read, Vec::new());
@@ -331,7 +334,7 @@ impl<'a> Packer<'a> {
         if stat.st_nlink < 2 {
             return None;
         }
-        match self.links.entry((stat.st_dev, stat.st_ino)) {
+        match self.links.entry(inode_of(stat)) {
             Entry::Occupied(first) => Some(first.get().clone()),
             Entry::Vacant(place) => {
                 place.insert(path.to_owned());
@@ -366,6 +369,11 @@ impl<'a> Packer<'a> {
         }
         Ok(())
     }
+}
+
+/// What the names of one file share.
+fn inode_of(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }
 
 /// Whether a file with the same `stat` as that below is the same in everything.

@@ -6,8 +6,6 @@
 use std::collections::VecDeque;
 use std::io::Write;
 
-use rustix::io::Errno;
-
 use super::checkpoint::{Checkpoint, Mark};
 use super::digesting::{Digesting, Entry};
 use super::header::Kind;
@@ -133,7 +131,7 @@ impl<'a> Pending<'a> {
             }
         };
         let Opened { metadata, device, content } =
-            opened.map_err(|errno| read_error(&path, errno))?;
+            opened.map_err(|errno| tree_error("read", &path, errno))?;
         let kind = match (&first, device) {
             (Some(target), _) => Kind::HardLink { target },
             (None, Some(device)) => Kind::Device(device),
@@ -146,8 +144,4 @@ impl<'a> Pending<'a> {
         self.reader.give_back(content);
         Ok(())
     }
-}
-
-fn read_error(path: &[u8], errno: Errno) -> LayerError {
-    tree_error("read", path, errno)
 }

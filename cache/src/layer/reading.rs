@@ -34,6 +34,8 @@ pub(super) struct ToRead {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
     pub(super) stat: Stat,
+    /// It is written as a link to an earlier entry: nobody will want its bytes.
+    pub(super) is_further: bool,
 }
 
 /// A regular file that was.
@@ -144,12 +146,12 @@ fn read_all(files: &[ToRead], spare: &Spare) -> Results {
 
 /// Opens a file, and reads it unless it is large.
 pub(super) fn read(file: &ToRead, mut bytes: Vec<u8>) -> Result<Opened, Errno> {
-    let ToRead { dir, name, stat } = file;
+    let ToRead { dir, name, stat, is_further } = file;
     let open = tree::open_file(dir, name)?;
     let metadata = tree::read_metadata(stat, Some(open.as_fd()))?;
     let device = if stat.st_size == 0 { tree::read_device(&open)? } else { None };
     let size = stat.st_size as u64;
-    if size > SMALL {
+    if size > SMALL || *is_further {
         return Ok(Opened { metadata, device, content: Content::Open(open) });
     }
     bytes.clear();
