@@ -425,19 +425,16 @@ impl Copier<'_> {
             .collect::<Result<Vec<_>, ExecutorError>>()?
             .into_iter()
             .partition(|(_, entry)| entry.meta.kind == Kind::Dir);
-        let files = || {
-            let files = files.par_iter().with_min_len(NAMES_AT_ONCE);
-            files.try_for_each(|(name, entry)| self.file_below(dir, name, entry, target, walk))
-        };
-        let dirs = || {
-            let dirs = dirs.par_iter();
-            dirs.try_for_each(|(name, entry)| self.dir_below(dir, name, entry, target, walk))
-        };
-        let (files, dirs) = rayon::join(files, dirs);
+        let copy = |(name, entry): &(OsString, Entry)| self.below(dir, name, entry, target, walk);
+        let (files, dirs) = rayon::join(
+            || files.par_iter().with_min_len(NAMES_AT_ONCE).try_for_each(copy),
+            || dirs.par_iter().try_for_each(copy),
+        );
         files.and(dirs)
     }
 
-    fn file_below(
+    /// Copies one name of a directory, with what is below it, as far as the filter takes it.
+    fn below(
         &self,
         dir: &Dir,
         name: &OsStr,
@@ -445,28 +442,16 @@ impl Copier<'_> {
         target: &Arc<TargetDir>,
         walk: &Walk<'_>,
     ) -> Result<(), ExecutorError> {
-        if !walk.filter.takes_all() {
-            let (path, relative) = (child(walk.path, name), child(walk.relative, name));
-            let (verdict, _) = walk.filter.judge(walk.state, &path, &relative, false);
-            if verdict == Verdict::Skip {
-                return Ok(());
-            }
+        let is_dir = entry.meta.kind == Kind::Dir;
+        if walk.filter.takes_all() && !is_dir {
+            return self.entry(dir, name, entry, target, name);
         }
-        self.entry(dir, name, entry, target, name)
-    }
-
-    fn dir_below(
-        &self,
-        dir: &Dir,
-        name: &OsStr,
-        entry: &Entry,
-        target: &Arc<TargetDir>,
-        walk: &Walk<'_>,
-    ) -> Result<(), ExecutorError> {
         let (path, relative) = (child(walk.path, name), child(walk.relative, name));
-        let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, true);
-        if verdict == Verdict::Skip {
-            return Ok(());
+        let (verdict, state) = walk.filter.judge(walk.state, &path, &relative, is_dir);
+        match verdict {
+            Verdict::Skip => return Ok(()),
+            _ if !is_dir => return self.entry(dir, name, entry, target, name),
+            _ => {}
         }
         let below = dir.open_dir(name).map_err(walk.failed("open"))?;
         let walk = Walk { path: &path, relative: &relative, state: &state, filter: walk.filter };
