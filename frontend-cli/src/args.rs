@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::{BuildArgs, ProgressMode};
-pub(crate) use disk::{DuArgs, FsckArgs, ImagePruneArgs, PruneArgs, SystemDfArgs};
+pub(crate) use disk::{DuArgs, FsckArgs, ImagePruneArgs, PruneArgs, SpaceArgs, SystemDfArgs};
 pub(crate) use history::{
     HistoryArgs, HistoryCommand, HistoryInspectArgs, HistoryListArgs, HistoryLogsArgs,
     HistoryRemoveArgs, ImageHistoryArgs,
@@ -39,6 +39,11 @@ pub(crate) struct GlobalArgs {
     /// $XDG_DATA_HOME/strake]
     #[arg(long, global = true, env = "STRAKE_ROOT", value_name = "DIR", hide_env_values = true)]
     pub(crate) root: Option<PathBuf>,
+
+    /// The only configuration file [default: $XDG_CONFIG_HOME/strake/strake.toml over
+    /// /etc/strake/strake.toml]
+    #[arg(long, global = true, env = "STRAKE_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
 }
 
 impl Cli {

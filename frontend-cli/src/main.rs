@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod dockerfile;
 mod history;
 mod progress;

@@ -120,6 +120,19 @@ impl CliError {
         self
     }
 
+    /// Says where it is.
+    pub(crate) fn at(mut self, excerpt: Excerpt) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.excerpt = Some(excerpt);
+        }
+        self
+    }
+
+    /// To be told with others.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
     /// The code that the process ends with instead of 1.
     pub(crate) fn with_exit_code(mut self, code: u8) -> Self {
         self.exit_code = code;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::LimitArgs;
+use super::{LimitArgs, SpaceArgs};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -157,22 +157,15 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) explain: bool,
 
-    /// After the build, prune the least recently used build cache until it is no larger than this
-    /// (bytes, or a percentage of the disk)
-    #[arg(long, value_name = "SIZE", env = "STRAKE_MAX_USED_SPACE")]
-    pub(crate) max_used_space: Option<String>,
-
-    /// The same until the file system has this much free space
-    #[arg(long, value_name = "SIZE", env = "STRAKE_MIN_FREE_SPACE")]
-    pub(crate) min_free_space: Option<String>,
-
-    /// Keep this much build cache whatever the two say
-    #[arg(long, value_name = "SIZE", env = "STRAKE_RESERVED_SPACE")]
-    pub(crate) reserved_space: Option<String>,
-
-    /// How many steps may run at the same time [default: no limit]
+    /// How many steps may run at the same time [env: STRAKE_MAX_PARALLELISM] [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) max_parallelism: Option<usize>,
+
+    #[command(
+        flatten,
+        next_help_heading = "Limits of the build cache, held to after the build (see docs/configuration.md)"
+    )]
+    pub(crate) space: SpaceArgs,
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,

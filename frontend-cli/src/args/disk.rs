@@ -26,13 +26,22 @@ pub(crate) struct PruneArgs {
     /// Only what fits: until=24h, type=regular, id=…, private, …
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     pub(crate) filters: Vec<String>,
-    /// Stop when the cache is no larger than this (bytes, or a percentage of the disk)
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+}
+
+/// How much build cache may stay; what goes is what was not used for the longest time.
+#[derive(Debug, Args)]
+pub(crate) struct SpaceArgs {
+    /// The build cache may be as large as this (bytes, or a percentage of the disk)
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_used_space: Option<String>,
-    /// Stop when the file system has this much free space
+
+    /// The file system is to have this much free space
     #[arg(long, value_name = "SIZE")]
     pub(crate) min_free_space: Option<String>,
-    /// Always keep this much cache
+
+    /// This much build cache stays whatever the two say
     #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
     pub(crate) reserved_space: Option<String>,
 }

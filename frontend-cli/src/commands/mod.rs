@@ -17,7 +17,7 @@ mod limits;
 mod prune;
 mod registry;
 mod run;
-mod space;
+pub(crate) mod space;
 mod why;
 
 use std::io::{IsTerminal, Write};
@@ -27,19 +27,28 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use crate::args::{
-    BuilderCommand, CacheCommand, Cli, Command, GlobalArgs, ImageCommand, SystemCommand,
-};
+use crate::args::{BuilderCommand, CacheCommand, Cli, Command, ImageCommand, SystemCommand};
+use crate::config::Config;
 use crate::report::CliError;
 
 /// Carries out a command.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
-    let root = cli.global.root;
-    match cli.command {
-        Command::Build(args) => build::build(root, *args),
+    if let Command::Completion(args) = cli.command {
+        let mut command = Cli::command();
+        clap_complete::generate(args.shell, &mut command, "strake", &mut std::io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut config = Config::load(cli.global.config.as_deref())?;
+    let root = cli.global.root.or_else(|| config.root.take());
+    perform(root, cli.command, &config)
+}
+
+fn perform(root: Option<PathBuf>, command: Command, config: &Config) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Build(args) => build::build(root, *args, config),
         Command::Run(args) => run::run(root, *args),
         Command::Images(args) => images::list(root, &args),
-        Command::Image(command) => image(root, command),
+        Command::Image(command) => image(root, command, config),
         Command::Rmi(args) => images::remove(root, &args),
         Command::Tag(args) => images::tag(root, &args),
         Command::Save(args) => archive::save(root, &args),
@@ -57,20 +66,21 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Prune(args) => prune::builder(root, &args),
         Command::Builder(BuilderCommand::Prune(args)) => prune::builder(root, &args),
         Command::Builder(BuilderCommand::Du(args)) => du::du(root, &args),
-        Command::Builder(BuilderCommand::Build(args)) => build::build(root, *args),
+        Command::Builder(BuilderCommand::Build(args)) => build::build(root, *args, config),
         Command::Cache(CacheCommand::Export(args)) => cache::export(root, &args),
         Command::Cache(CacheCommand::Import(args)) => cache::import(root, &args),
         Command::System(SystemCommand::Df(args)) => du::system_df(root, &args),
         Command::Fsck(args) => fsck::fsck(root, &args),
-        Command::Completion(args) => {
-            let mut command = Cli::command();
-            clap_complete::generate(args.shell, &mut command, "strake", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        // Needs no store.
+        Command::Completion(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-fn image(root: Option<PathBuf>, command: ImageCommand) -> Result<ExitCode, CliError> {
+fn image(
+    root: Option<PathBuf>,
+    command: ImageCommand,
+    config: &Config,
+) -> Result<ExitCode, CliError> {
     let command = match command {
         ImageCommand::Ls(args) => Command::Images(args),
         ImageCommand::Inspect(args) => Command::Inspect(args),
@@ -85,7 +95,7 @@ fn image(root: Option<PathBuf>, command: ImageCommand) -> Result<ExitCode, CliEr
         ImageCommand::Build(args) => Command::Build(args),
         ImageCommand::Prune(args) => return prune::images(root, &args),
     };
-    execute(Cli { global: GlobalArgs { root }, command })
+    perform(root, command, config)
 }
 
 /// Prints a usage error, or the help that was asked for.

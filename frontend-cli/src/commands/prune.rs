@@ -15,11 +15,7 @@ use crate::args::{ImagePruneArgs, PruneArgs};
 use crate::report::CliError;
 
 pub(crate) fn builder(root: Option<PathBuf>, args: &PruneArgs) -> Result<ExitCode, CliError> {
-    let limits = CacheLimits::parse(
-        args.reserved_space.as_deref(),
-        args.max_used_space.as_deref(),
-        args.min_free_space.as_deref(),
-    )?;
+    let limits = CacheLimits::of(&args.space)?;
     let filters = filters(&args.filters)?;
     let what = if args.all {
         "WARNING! This will remove all build cache. Are you sure you want to continue?"

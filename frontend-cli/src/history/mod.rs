@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use recorder::{LogFiles, LogSizes, Recording};
 pub(crate) use redact::{without_password, without_secret_value};
 
+use crate::config::Config;
 use crate::report::CliError;
 
 const FILE: &str = "build.json";
@@ -115,19 +116,12 @@ impl Limits {
     /// As many builds as BuildKit keeps, and about the size of a base image.
     const DEFAULT: Limits = Limits { builds: 50, bytes: 256 << 20 };
 
-    /// What `STRAKE_HISTORY_BUILDS` and `STRAKE_HISTORY_MAX_SIZE` say.
-    pub(crate) fn from_env() -> Result<Limits, CliError> {
-        let mut limits = Limits::DEFAULT;
-        if let Ok(text) = std::env::var("STRAKE_HISTORY_BUILDS") {
-            limits.builds = text.trim().parse().map_err(|_| {
-                CliError::input(format!("STRAKE_HISTORY_BUILDS is `{text}`, which is no number"))
-            })?;
+    /// What is configured.
+    pub(crate) fn of(configured: &Config) -> Limits {
+        Limits {
+            builds: configured.history_builds.unwrap_or(Limits::DEFAULT.builds),
+            bytes: configured.history_bytes.unwrap_or(Limits::DEFAULT.bytes),
         }
-        if let Ok(text) = std::env::var("STRAKE_HISTORY_MAX_SIZE") {
-            limits.bytes = crate::commands::build::options::size(&text)
-                .map_err(|error| error.hint("it is the value of STRAKE_HISTORY_MAX_SIZE"))?;
-        }
-        Ok(limits)
     }
 }
 

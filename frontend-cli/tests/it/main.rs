@@ -9,6 +9,7 @@ mod build;
 mod cases;
 mod checks;
 mod claims;
+mod configuration;
 mod contexts;
 mod devices;
 mod disk_errors;

@@ -42,6 +42,7 @@ use super::du::gc_error;
 use super::engine::{Engine, Needs, registries};
 use super::{human_size, say, why};
 use crate::args::{BuildArgs, ProgressMode};
+use crate::config::Config;
 use crate::dockerfile::{
     LowerError, Lowered, NamedContext, Plan, RequestedImage, Settings, lower, stage_names,
 };
@@ -63,9 +64,13 @@ use uploads::Uploads;
 /// Triggers may name images whose triggers name images; nobody means more rounds than this.
 const MAX_LOWERING_ROUNDS: usize = 16;
 
-pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn build(
+    root: Option<PathBuf>,
+    args: BuildArgs,
+    configured: &Config,
+) -> Result<ExitCode, CliError> {
     let call = check::Call::parse(if args.check { "check" } else { &args.call })?;
-    let options = BuildOptions::new(args)?;
+    let options = BuildOptions::new(args, configured)?;
     offline::check(&options)?;
     if let Some(call) = call {
         return check::call(root, &options, call);
@@ -74,7 +79,7 @@ pub(crate) fn build(root: Option<PathBuf>, args: BuildArgs) -> Result<ExitCode, 
     let engine = Engine::open(root, Needs::Containers { first: None })?;
     let source = BuildSource::open(&options, &engine)?;
     let named = NamedContexts::open(&engine, &options)?;
-    let (recording, logs) = record::begin(&engine, &options, &source)?;
+    let (recording, logs) = record::begin(&engine, &options, &source, configured);
     let (progress, view) = progress::start_recording(options.progress, logs);
     let decided = Decided::default();
     let work = build_image(&engine, &options, &source, &named, &progress, &decided);

@@ -12,6 +12,7 @@ use super::output::Output;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::limits::limits;
 use crate::commands::space::CacheLimits;
+use crate::config::Config;
 use crate::dockerfile::NamedContext;
 use crate::report::CliError;
 
@@ -61,21 +62,20 @@ pub(super) enum ContextValue {
 }
 
 impl BuildOptions {
-    pub(super) fn new(args: BuildArgs) -> Result<Self, CliError> {
+    /// What was typed, and where that says nothing, what is configured.
+    pub(super) fn new(args: BuildArgs, configured: &Config) -> Result<Self, CliError> {
         let outputs = outputs(&args)?;
-        let (allow, devices) = entitlements(&args.allow, args.cdi_spec_dirs.clone())?;
-        let cap = CacheLimits::parse(
-            args.reserved_space.as_deref(),
-            args.max_used_space.as_deref(),
-            args.min_free_space.as_deref(),
-        )?;
-        let max_parallelism = args
-            .max_parallelism
-            .map(|count| {
-                std::num::NonZeroUsize::new(count)
-                    .ok_or_else(|| CliError::input("--max-parallelism must be at least 1"))
-            })
-            .transpose()?;
+        let cdi_spec_dirs = match &args.cdi_spec_dirs[..] {
+            [] => configured.cdi_spec_dirs.clone().unwrap_or_default(),
+            typed => typed.to_vec(),
+        };
+        let (allow, devices) = entitlements(&args.allow, cdi_spec_dirs)?;
+        let cap = CacheLimits::of(&args.space)?.or(configured.cache);
+        let max_parallelism = match args.max_parallelism.map(std::num::NonZeroUsize::new) {
+            None => configured.max_parallelism,
+            Some(None) => return Err(CliError::input("--max-parallelism must be at least 1")),
+            Some(count) => count,
+        };
         Ok(BuildOptions {
             tags: args.tags.iter().map(|tag| tag_name(tag)).collect::<Result<_, _>>()?,
             build_args: build_args(&args.build_args)?,
@@ -356,7 +356,8 @@ fn entitlements(
 /// A size with a unit: `64m`, `1g`, `1048576`.
 pub(crate) fn size(text: &str) -> Result<u64, CliError> {
     let invalid = || {
-        CliError::input(format!("invalid size `{text}`")).hint("write a number with b, k, m or g")
+        CliError::input(format!("invalid size `{text}`"))
+            .hint("write a number with b, k, m, g or t")
     };
     let lower = text.to_lowercase();
     let lower = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
@@ -364,6 +365,7 @@ pub(crate) fn size(text: &str) -> Result<u64, CliError> {
         Some('k') => (&lower[..lower.len() - 1], 10),
         Some('m') => (&lower[..lower.len() - 1], 20),
         Some('g') => (&lower[..lower.len() - 1], 30),
+        Some('t') => (&lower[..lower.len() - 1], 40),
         _ => (lower, 0),
     };
     let number: u64 = number.parse().map_err(|_| invalid())?;

@@ -5,6 +5,7 @@ use cache::oci::ImageName;
 use super::options::BuildOptions;
 use super::source::BuildSource;
 use crate::commands::engine::Engine;
+use crate::config::Config;
 use crate::history::{
     Build, History, Limits, LogFiles, Recording, Status, without_password, without_secret_value,
 };
@@ -16,10 +17,11 @@ pub(super) fn begin(
     engine: &Engine,
     options: &BuildOptions,
     source: &BuildSource,
-) -> Result<(Option<Recording>, Option<LogFiles>), CliError> {
-    let limits = Limits::from_env()?;
+    configured: &Config,
+) -> (Option<Recording>, Option<LogFiles>) {
+    let limits = Limits::of(configured);
     if limits.builds == 0 {
-        return Ok((None, None));
+        return (None, None);
     }
     let context = without_password(&source.origin.display().to_string());
     let build = Build {
@@ -33,10 +35,10 @@ pub(super) fn begin(
         ..Build::default()
     };
     match Recording::begin(History::of(&engine.store), limits, build) {
-        Ok((recording, logs)) => Ok((Some(recording), Some(logs))),
+        Ok((recording, logs)) => (Some(recording), Some(logs)),
         Err(error) => {
             tracing::warn!("the build is not written down: {error}");
-            Ok((None, None))
+            (None, None)
         }
     }
 }
