@@ -30,4 +30,4 @@ pub use imported::{Imported, Tree};
 pub use local::LocalPlace;
 pub use place::{Fetched, Place, Placed, manifest_of};
 pub use registry::RegistryPlace;
-pub use s3::{S3Place, S3Prefixes};
+pub use s3::{S3Place, S3Prefixes, S3Writing};

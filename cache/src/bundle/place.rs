@@ -53,7 +53,8 @@ pub trait Place: Debug + std::fmt::Display + Send + Sync {
         into: &'a Blobs,
     ) -> BoxFuture<'a, Result<(), BundleError>>;
 
-    /// Whether the blob is there already.
+    /// Whether the blob is there already, for as long as others that are put down now: a place that
+    /// forgets what is old renews it.
     fn has<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<bool, BundleError>>;
 
     /// Puts down a blob that the store has and the place has not.
@@ -65,6 +66,11 @@ pub trait Place: Debug + std::fmt::Display + Send + Sync {
 
     /// The repository of a registry that it is, from which blobs can be mounted.
     fn repository(&self) -> Option<&ImageName> {
+        None
+    }
+
+    /// How many blobs are put down at the same time, if the user said so.
+    fn parallel(&self) -> Option<usize> {
         None
     }
 
@@ -99,7 +105,7 @@ impl dyn Place {
             return Ok(false);
         }
         // Several share the way there.
-        let speed = LEAST_SPEED / AT_ONCE as u64;
+        let speed = (LEAST_SPEED / self.parallel().unwrap_or(AT_ONCE) as u64).max(1);
         let patience = BLOB_PATIENCE + Duration::from_secs(blob.size() / speed);
         within(self, patience, self.put(blob, from)).await?;
         Ok(true)
@@ -139,7 +145,8 @@ impl dyn Place {
             Ok::<usize, BundleError>(usize::from(self.send(blob, blobs).await?))
         });
         let put: Vec<_> = put.collect();
-        let sent: Vec<usize> = iter(put).buffer_unordered(AT_ONCE).try_collect().await?;
+        let at_once = self.parallel().unwrap_or(AT_ONCE);
+        let sent: Vec<usize> = iter(put).buffer_unordered(at_once).try_collect().await?;
         let manifest = manifest_of(config, listed);
         self.put_manifest(&manifest).await?;
         Ok(Placed { manifest: Digest::of(&manifest), sent: sent.into_iter().sum() })

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -30,6 +31,22 @@ pub struct S3Place {
     manifests: String,
     /// The first is read, all are written.
     names: Vec<String>,
+    writing: S3Writing,
+}
+
+/// How blobs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct S3Writing {
+    /// How many go at the same time, if it matters to anybody.
+    pub parallel: Option<usize>,
+    /// A blob that was written this long ago is written anew when it is found.
+    pub refresh: Duration,
+}
+
+impl Default for S3Writing {
+    fn default() -> Self {
+        S3Writing { parallel: None, refresh: Duration::from_secs(24 * 3600) }
+    }
 }
 
 /// What of a bucket is the cache's.
@@ -64,6 +81,7 @@ impl S3Place {
         options: &S3Options,
         prefixes: &S3Prefixes,
         names: Vec<String>,
+        writing: S3Writing,
         config: RegistryConfig,
     ) -> Result<S3Place, BundleError> {
         Ok(S3Place {
@@ -72,6 +90,7 @@ impl S3Place {
             blobs: format!("{}{}", prefixes.prefix, prefixes.blobs),
             manifests: format!("{}{}", prefixes.prefix, prefixes.manifests),
             names,
+            writing,
         })
     }
 
@@ -117,7 +136,16 @@ impl Place for S3Place {
     }
 
     fn has<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<bool, BundleError>> {
-        Box::pin(async { Ok(self.s3.has(&self.blob(&digest(blob)?), blob.size()).await?) })
+        Box::pin(async {
+            let key = self.blob(&digest(blob)?);
+            let Some(head) = self.s3.head(&key, blob.size()).await? else { return Ok(false) };
+            match head.age {
+                Some(age) if age > self.writing.refresh => {
+                    Ok(self.s3.touch(&key, blob.size()).await?)
+                }
+                _ => Ok(true),
+            }
+        })
     }
 
     fn put<'a>(
@@ -129,11 +157,15 @@ impl Place for S3Place {
             let digest = digest(blob)?;
             let limit = S3_LARGEST_OBJECT;
             if blob.size() > limit {
-                let reason = format!("{digest} has more than the {limit} bytes of one S3 upload");
+                let reason = format!("{digest} has more than the {limit} bytes of an S3 object");
                 return Err(BundleError::Refused { reason });
             }
             Ok(self.s3.put_file(&self.blob(&digest), &from.path(&digest), blob.size()).await?)
         })
+    }
+
+    fn parallel(&self) -> Option<usize> {
+        self.writing.parallel
     }
 
     fn put_manifest<'a>(&'a self, manifest: &'a [u8]) -> BoxFuture<'a, Result<(), BundleError>> {

@@ -1,5 +1,7 @@
 //! A request to a registry that can be sent any number of times.
 
+use std::io::SeekFrom;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt;
 use reqwest::header::{ACCEPT, HeaderName};
 use reqwest::{Method, Url};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::RemoteError;
 use super::auth::Scope;
@@ -56,18 +59,21 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Streams a file, counting what has left.
+/// Streams these bytes of a file, counting what has left.
 pub(super) async fn file_body(
     path: PathBuf,
-    length: u64,
+    bytes: Range<u64>,
     sent: Option<Arc<AtomicU64>>,
 ) -> Result<reqwest::Body, RemoteError> {
     let failed = |source| RemoteError::Read { path: path.clone(), source };
-    let file = tokio::fs::File::open(&path).await.map_err(failed)?;
+    let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
+    if bytes.start > 0 {
+        file.seek(SeekFrom::Start(bytes.start)).await.map_err(failed)?;
+    }
     if let Some(sent) = &sent {
         sent.store(0, Ordering::Relaxed);
     }
-    let limited = tokio::io::AsyncReadExt::take(file, length);
+    let limited = file.take(bytes.end.saturating_sub(bytes.start));
     let stream = tokio_util::io::ReaderStream::with_capacity(limited, 128 << 10);
     let counted = stream.inspect(move |chunk| {
         if let (Some(sent), Ok(chunk)) = (&sent, chunk) {

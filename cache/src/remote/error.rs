@@ -107,6 +107,14 @@ pub enum RemoteError {
         /// What is wrong.
         reason: String,
     },
+    /// It is no S3 store, or not one that keeps to S3's API.
+    #[error("{address} is not usable as an S3 store: {reason}")]
+    NoS3 {
+        /// Scheme, host and path.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The bytes are not what their digest says.
     #[error("{address} sent {found} instead of {expected}")]
     Digest {

@@ -216,7 +216,8 @@ fn write(
     Ok(())
 }
 
-fn range_start(headers: &HeaderMap) -> Option<u64> {
+/// Where a part of a body begins.
+pub(super) fn range_start(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }

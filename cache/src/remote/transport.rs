@@ -4,7 +4,7 @@
 //! credential is for and which hosts may be talked to over http.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -253,7 +253,8 @@ impl Transport {
         let mut url = call.url.clone();
         for _ in 0..=REDIRECTS {
             let request = self.request(host, call, &url, token).await?;
-            let response = self.execute(request, call).await?;
+            let patience = self.config.patience;
+            let response = self.execute(request, call.sent.as_deref(), patience).await?;
             let reads = matches!(call.method, Method::GET | Method::HEAD);
             let status = response.status();
             if !(reads && status.is_redirection() && status != StatusCode::NOT_MODIFIED) {
@@ -309,25 +310,34 @@ impl Transport {
             Body::Empty => {}
             Body::Bytes(bytes) => *request.body_mut() = Some(bytes.to_vec().into()),
             Body::File { path, length } => {
-                let body = file_body(path.clone(), *length, call.sent.clone()).await?;
+                let body = file_body(path.clone(), 0..*length, call.sent.clone()).await?;
                 *request.body_mut() = Some(body);
             }
         }
         Ok(request)
     }
 
-    /// Executes a request, however long its body takes, as long as something moves.
-    async fn execute(&self, request: Request, call: &Call<'_>) -> Result<Response, RemoteError> {
+    /// Executes a request, however long its body takes, as long as something moves within
+    /// `patience`: `sent` counts what has left of it.
+    pub(super) async fn execute(
+        &self,
+        request: Request,
+        sent: Option<&AtomicU64>,
+        patience: Duration,
+    ) -> Result<Response, RemoteError> {
         let url = request.url().clone();
         let client = self.client(&url)?;
         let mut answer = std::pin::pin!(client.execute(request));
-        let moved = || call.sent.as_ref().map_or(0, |sent| sent.load(Ordering::Relaxed));
+        let moved = || sent.map_or(0, |sent| sent.load(Ordering::Relaxed));
         let mut seen = moved();
         loop {
-            match tokio::time::timeout(self.config.patience, &mut answer).await {
+            match tokio::time::timeout(patience, &mut answer).await {
                 Ok(answer) => return answer.map_err(|source| connection(&url, source)),
                 Err(_) if moved() > seen => seen = moved(),
-                Err(_) => return Err(self.stalled(&url)),
+                Err(_) => {
+                    let seconds = patience.as_secs();
+                    return Err(RemoteError::Stalled { address: address(&url), seconds });
+                }
             }
         }
     }
@@ -433,7 +443,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn is_temporary(status: StatusCode) -> bool {
+pub(super) fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
@@ -442,7 +452,7 @@ fn is_worth_another_try(error: &RemoteError) -> bool {
 }
 
 /// `Retry-After`: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds));

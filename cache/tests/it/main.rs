@@ -10,6 +10,7 @@ mod overlay;
 mod privilege;
 mod registry;
 mod remote;
+mod s3;
 mod store;
 mod tape;
 mod world;

@@ -17,6 +17,9 @@ pub(crate) struct Seen {
     pub(crate) host: String,
     pub(crate) authorization: Option<String>,
     pub(crate) range: Option<String>,
+    /// What an S3 store is to copy.
+    pub(crate) copy_source: Option<String>,
+    pub(crate) copy_range: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -32,6 +35,8 @@ pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    /// The length that is told of the body, if it is not its own.
+    length: Option<u64>,
     /// Hang up after this many bytes of the body.
     cut: Option<usize>,
     /// Do not hang up after the body, or the part of it that was sent.
@@ -61,6 +66,11 @@ impl Reply {
 
     pub(crate) fn cut(mut self, bytes: usize) -> Reply {
         self.cut = Some(bytes);
+        self
+    }
+
+    pub(crate) fn length(mut self, bytes: u64) -> Reply {
+        self.length = Some(bytes);
         self
     }
 
@@ -137,7 +147,7 @@ fn serve(
     let mut head = format!(
         "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {}\r\n",
         reply.status,
-        reply.body.len()
+        reply.length.unwrap_or(reply.body.len() as u64)
     );
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
@@ -173,6 +183,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
             "host" => seen.host = value,
             "authorization" => seen.authorization = Some(value),
             "range" => seen.range = Some(value),
+            "x-amz-copy-source-range" => seen.copy_range = Some(value),
+            "x-amz-copy-source" => seen.copy_source = Some(value),
             "content-length" => length = value.parse().ok()?,
             _ => {}
         }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use cache::bundle::S3Prefixes;
+use cache::bundle::{S3Prefixes, S3Writing};
 use cache::oci::{Digest, ImageName};
 use cache::remote::S3Options;
 use exporter::LayerForm;
@@ -28,6 +28,10 @@ pub(crate) struct S3Spec {
     pub(crate) options: S3Options,
     pub(crate) prefixes: S3Prefixes,
     pub(crate) names: Vec<String>,
+    /// What `--cache-from` leaves as it is.
+    pub(crate) writing: S3Writing,
+    /// How often a request is tried.
+    pub(crate) attempts: Option<u32>,
 }
 
 /// One `--cache-from`.
@@ -236,7 +240,30 @@ fn s3(fields: &mut Fields<'_>, reading: bool) -> Result<S3Spec, CliError> {
         return Err(fields.invalid("one name is read: name=NAME"));
     }
     let options = S3Options { bucket, region, endpoint, path_style, credentials };
-    Ok(S3Spec { options, prefixes, names })
+    let attempts = count(fields, "retry_max_attempts", 20)?;
+    let writing = if reading { S3Writing::default() } else { s3_writing(fields)? };
+    Ok(S3Spec { options, prefixes, names, writing, attempts })
+}
+
+fn s3_writing(fields: &mut Fields<'_>) -> Result<S3Writing, CliError> {
+    let mut writing = S3Writing {
+        parallel: count(fields, "upload_parallelism", 64)?.map(|count| count as usize),
+        ..S3Writing::default()
+    };
+    if let Some(text) = fields.take("touch_refresh") {
+        writing.refresh = parser::parse_duration(&text)
+            .map_err(|error| fields.invalid(&format!("touch_refresh: {error}")))?;
+    }
+    Ok(writing)
+}
+
+/// A number from 1 to `most`.
+fn count(fields: &mut Fields<'_>, name: &str, most: u32) -> Result<Option<u32>, CliError> {
+    let Some(text) = fields.take(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(count) if (1..=most).contains(&count) => Ok(Some(count)),
+        _ => Err(fields.invalid(&format!("{name} is a number from 1 to {most}, not `{text}`"))),
+    }
 }
 
 fn reference(flag: &str, spec: &str, text: &str) -> Result<ImageName, CliError> {
@@ -294,6 +321,13 @@ mod tests {
         assert_eq!(from(s3).unwrap(), ["b/[\"n\"]"]);
         let several = to(&s3.replace("name=n", "name=n;o,mode=max")).unwrap().place.unwrap();
         assert_eq!(shown(&several), "b/[\"n\", \"o\"]");
+        let fields = ",upload_parallelism=9,touch_refresh=1h30m,retry_max_attempts=5";
+        let Some(PlaceSpec::S3(s3)) = to(&format!("{s3}{fields}")).unwrap().place else {
+            panic!("no S3 store");
+        };
+        let refresh = std::time::Duration::from_secs(5400);
+        assert_eq!(s3.writing, S3Writing { parallel: Some(9), refresh });
+        assert_eq!(s3.attempts, Some(5));
     }
 
     #[test]
@@ -314,10 +348,18 @@ mod tests {
             "type=s3,region=r",
             "type=s3,bucket=b,region=r,access_key_id=k",
             "type=s3,bucket=b,region=r,prefix=../",
+            "type=s3,bucket=b,region=r,upload_parallelism=0",
+            "type=s3,bucket=b,region=r,upload_parallelism=many",
+            "type=s3,bucket=b,region=r,touch_refresh=24",
+            "type=s3,bucket=b,region=r,retry_max_attempts=0",
+            "type=s3,bucket=b,region=r,retry_mode=adaptive",
         ] {
             assert!(to(spec).is_err(), "{spec}");
         }
-        for spec in ["type=local,dest=c", "type=inline", "type=local,src=c,digest=x", "A B"] {
+        let writing = "type=s3,bucket=b,region=r,touch_refresh=24h";
+        for spec in
+            ["type=local,dest=c", "type=inline", "type=local,src=c,digest=x", "A B", writing]
+        {
             assert!(from(spec).is_err(), "{spec}");
         }
     }

@@ -39,12 +39,9 @@ pub(crate) fn place(spec: &PlaceSpec, offline: bool) -> Result<Arc<dyn Place>, C
             Arc::new(RegistryPlace::new((**name).clone(), Registries::new(config)))
         }
         PlaceSpec::S3(spec) => {
-            let place = S3Place::new(
-                &spec.options,
-                &spec.prefixes,
-                spec.names.clone(),
-                cache_config(offline),
-            );
+            let (names, mut config) = (spec.names.clone(), cache_config(offline));
+            config.attempts = spec.attempts.unwrap_or(config.attempts);
+            let place = S3Place::new(&spec.options, &spec.prefixes, names, spec.writing, config);
             Arc::new(place.map_err(|error| CliError::caused("the S3 store is unusable", &error))?)
         }
     })

@@ -34,7 +34,8 @@ use super::cache_spec::CacheTo;
 use super::travel::{place, result_vertices};
 use crate::report::CliError;
 
-/// Blobs on their way to one place at the same time. Steps may want the network too.
+/// Blobs on their way to one place at the same time, unless the user says how many. Steps may want
+/// the network too.
 const AT_ONCE: usize = 3;
 
 /// One `--cache-to` with a place of its own.
@@ -71,13 +72,14 @@ impl Uploads {
         let mut targets = Vec::new();
         for to in to {
             let Some(spec) = &to.place else { continue };
+            let place = place(spec, offline)?;
             targets.push(Arc::new(Target {
-                place: place(spec, offline)?,
+                permits: Semaphore::new(place.parallel().unwrap_or(AT_ONCE)),
+                place,
                 vertices: (!to.all_steps).then(|| result_vertices(definition)),
                 to: to.clone(),
                 sent: Mutex::default(),
                 failed: AtomicBool::new(false),
-                permits: Semaphore::new(AT_ONCE),
             }));
         }
         let mut uploads =
