@@ -26,6 +26,7 @@ mod oci;
 mod offline;
 mod platforms;
 mod run;
+mod s3;
 mod sealed;
 mod secrets;
 mod ssh;

@@ -1,16 +1,15 @@
 //! The build cache that travels: what one store built, another does not build again.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use fs_err as fs;
 use serde_json::Value;
 
 use crate::images::Registry;
-use crate::sealed::{Identity, Outcome, Sealed, images};
+use crate::sealed::{Identity, Outcome, Sealed};
 
 const DOCKERFILE: &str = "FROM busybox AS tools
 RUN cat /proc/sys/kernel/random/uuid > /tools
@@ -398,78 +397,4 @@ fn copy(from: &Path, to: &Path) {
     let mut open = Command::new("chmod");
     open.args(["-R", "a+rwX"]).arg(to);
     assert!(open.status().unwrap().success());
-}
-
-/// moto's S3 server on loopback, with the bucket `caches`; ends with the value.
-struct S3 {
-    child: Child,
-    address: String,
-}
-
-impl S3 {
-    fn start() -> S3 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let moto = images().with_file_name("moto");
-        assert!(moto.is_dir(), "`{}` is needed (`make test` installs it)", moto.display());
-        let child = Command::new("python3")
-            .env("PYTHONPATH", &moto)
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = S3 { child, address };
-        let started = Instant::now();
-        while TcpStream::connect(&server.address).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let made = request(&server.address, "PUT /caches HTTP/1.1");
-        assert!(made.starts_with("HTTP/1.1 200"), "{made}");
-        server
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One request without a body, and the whole answer.
-fn request(address: &str, line: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{line}\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-#[test]
-fn an_s3_store_carries_a_cache() {
-    let (here, there, server) = (Machine::new(), Machine::new(), S3::start());
-    let s3 = format!(
-        "type=s3,bucket=caches,region=us-east-1,endpoint_url=http://{},use_path_style=true,\
-         access_key_id=key,secret_access_key=secret,prefix=team/,name=app",
-        server.address
-    );
-    let outcome = here.build(&["--cache-to", &format!("{s3},mode=max")]);
-    assert!(!outcome.stderr.contains("was not written"), "{outcome}");
-    let listed = request(&server.address, "GET /caches?list-type=2 HTTP/1.1");
-    assert!(listed.contains("<Key>team/manifests/app</Key>"), "{listed}");
-    let outcome = there.build(&["--cache-from", &s3]);
-    assert_eq!(executed(&outcome), [""; 0], "{outcome}");
-    assert_eq!(here.file("stamp"), there.file("stamp"));
-    // What is there already is not sent again.
-    let again = here.0.strake(["cache", "export", "--no-mounts", &s3]);
-    again.success();
-    let again = here.0.strake(["cache", "export", "--no-mounts", &s3]);
-    assert!(again.stderr.contains(" 0 blobs were sent"), "{again}");
-    let missing = format!("{s3}2");
-    let outcome = there.build(&["--cache-from", &missing]);
-    assert!(outcome.stderr.contains("there is no build cache at s3://caches/"), "{outcome}");
 }
