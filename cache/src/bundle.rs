@@ -26,7 +26,7 @@ mod s3;
 mod segments;
 
 pub use error::BundleError;
-pub use imported::{Imported, Tree};
+pub use imported::{Elsewhere, Imported, Tree};
 pub use local::LocalPlace;
 pub use place::{Fetched, Place, Placed, manifest_of};
 pub use registry::RegistryPlace;

@@ -13,11 +13,13 @@
 //!
 //! A layer's blob may be absent, which the OCI layout allows: an image built here lists its layers
 //! uncompressed, by DiffId, and their content is the snapshot it was built in. The blob appears
-//! when a push or an archive asks for it.
+//! when a push or an archive asks for it. And layers of an image that came from a registry, or that
+//! was built on such a one, may still lie there: see [`far`].
 //!
 //! Nothing here unpacks a layer except [`unpack`], and nothing here talks to a registry.
 
 pub mod document;
+pub mod far;
 mod names;
 mod remove;
 pub mod unpack;
@@ -283,7 +285,9 @@ impl Images {
         let platform = platform_of(image);
         self.names.update(|entries| {
             let same = |entry: &Entry| entry.manifest == image.manifest_digest;
-            let known = entries.iter().find(|entry| same(entry)).and_then(|entry| entry.index);
+            let known = entries.iter().find(|entry| same(entry));
+            let places = known.map(|entry| entry.places.clone()).unwrap_or_default();
+            let known = known.and_then(|entry| entry.index);
             if let Some(entry) = entries
                 .iter_mut()
                 .find(|entry| entry.name.as_ref() == Some(name) && entry.platform == platform)
@@ -298,6 +302,7 @@ impl Images {
             let mut entry = Entry::new(image, size);
             entry.name = Some(name.clone());
             entry.index = index.or(known);
+            entry.places = places;
             entries.push(entry);
             keep_one_untagged(entries);
             Ok(())

@@ -9,6 +9,7 @@ use cache::Store;
 use cache::bundle::Tree;
 use cache::image::Image;
 use cache::image::document::{self, write_manifest};
+use cache::image::unpack::created;
 use cache::oci::{DiffId, Digest, HistoryEntry, ImageConfiguration, MediaType, RootFs};
 use cache::snapshot::{LayerDigests, Snapshot};
 use jiff::Timestamp;
@@ -74,12 +75,31 @@ pub fn assemble_far(
     let mut layers = Vec::new();
     for (number, (layer, blob)) in tree.layers.iter().enumerate() {
         let blob = match base_layer(base, number, &layer.diff_id) {
-            Some(own) if store.blobs().holds(&own)? => own,
+            Some(own) if own.digest() == blob.digest() || store.blobs().holds(&own)? => own,
             _ => blob.clone(),
         };
         layers.push((layer.diff_id, layer.created.as_str(), blob));
     }
     put(store, layers, config, options)
+}
+
+/// As [`assemble`], of the tree of `base` as it is, which need not be here: the image has the same
+/// layers.
+pub fn assemble_on(
+    store: &Store,
+    base: &Image,
+    config: ImageConfiguration,
+    options: &AssembleOptions,
+) -> Result<Image, ExportError> {
+    let diff_ids = &base.config.rootfs.diff_ids;
+    let times: Vec<String> = (0..diff_ids.len()).map(|number| created(base, number)).collect();
+    let listed = base.manifest.layers();
+    let layers = diff_ids.iter().zip(listed).zip(&times).enumerate();
+    let layers = layers.map(|(number, ((diff_id, listed), time))| {
+        let blob = base_layer(Some(base), number, diff_id).unwrap_or_else(|| listed.clone());
+        (*diff_id, time.as_str(), blob)
+    });
+    put(store, layers.collect(), config, options)
 }
 
 /// Completes the configuration with these layers, bottom first, and stores the image.

@@ -30,7 +30,7 @@ mod tarball;
 mod walk;
 
 pub use archive::{ArchiveFormat, ArchiveOptions, SaveImage, Saved, index, save, save_directory};
-pub use assemble::{AssembleOptions, assemble, assemble_far};
+pub use assemble::{AssembleOptions, assemble, assemble_far, assemble_on};
 pub use background::BackgroundPacker;
 pub use bundle::{bundle, inline_bundle};
 pub use clash::first_clash;

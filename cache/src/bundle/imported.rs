@@ -6,7 +6,7 @@
 //! to its digests. A place that fails once is given up for the rest of the build, and its records
 //! with it: its names [are offered](Imported::offers) no more, and the solver does the work again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ use crate::hash::Fingerprint;
 use crate::image::document::{descriptor, layer_type};
 use crate::index::{CacheKey, Output, Record};
 use crate::layer::{UnpackLimits, decompressor, unpack};
-use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageName, MediaType};
+use crate::oci::{ChainId, Descriptor, DiffId, ImageName, MediaType};
 use crate::snapshot::{CommitInfo, Snapshot, SnapshotId};
 use crate::state::Store;
 
@@ -56,6 +56,9 @@ struct Source {
     given_up: AtomicBool,
     failure: Mutex<Option<BundleError>>,
 }
+
+/// Layers that need not be brought here, and how they lie where they are.
+pub type Elsewhere = HashMap<DiffId, Descriptor>;
 
 /// One layer of a tree that is not here, for passing it on.
 #[derive(Clone, Debug)]
@@ -155,28 +158,28 @@ impl Imported {
         self.wanted(name)?.0.place.repository().cloned()
     }
 
-    /// The layers of a tree that is not here, bottom first: each in a form that is here, or as it
-    /// travels, where that is one of `there` or there is no other.
+    /// The layers of a tree that is not here, bottom first: each in a form that is here, or in that
+    /// of `elsewhere`, or, where there is no other, as it travels.
     pub fn layers(
         &self,
         store: &Store,
         name: &SnapshotId,
-        there: &BTreeSet<Digest>,
+        elsewhere: &Elsewhere,
     ) -> Result<Option<Tree>, BundleError> {
         let Some((source, top)) = self.wanted(name) else { return Ok(None) };
-        let forms = forms(store, source, top, there)?;
+        let forms = forms(store, source, top, elsewhere)?;
         Ok(Some(Tree { layers: forms.into_iter().map(|(layer, blob, _)| (layer, blob)).collect() }))
     }
 
-    /// Those of [`Imported::layers`] that are neither here nor there.
+    /// Those of [`Imported::layers`] that are neither here nor elsewhere.
     pub fn missing(
         &self,
         store: &Store,
         name: &SnapshotId,
-        there: &BTreeSet<Digest>,
+        elsewhere: &Elsewhere,
     ) -> Result<Vec<(Layer, Descriptor)>, BundleError> {
         let Some((source, top)) = self.wanted(name) else { return Err(self.given_up(name)) };
-        let missing = forms(store, source, top, there)?.into_iter().filter(|(.., had)| !had);
+        let missing = forms(store, source, top, elsewhere)?.into_iter().filter(|(.., had)| !had);
         Ok(missing.map(|(layer, blob, _)| (layer, blob)).collect())
     }
 
@@ -349,25 +352,27 @@ impl Source {
     }
 }
 
-/// Every layer of a tree in the form that is best to have, and whether it is here or there.
+/// Every layer of a tree in the form that is best to have, and whether it is here or elsewhere.
 fn forms(
     store: &Store,
     source: &Source,
     top: usize,
-    there: &BTreeSet<Digest>,
+    elsewhere: &Elsewhere,
 ) -> Result<Vec<(Layer, Descriptor, bool)>, BundleError> {
     let mut forms = Vec::new();
     for number in source.document.stack(top) {
         let layer = source.document.layers[number].clone();
         let blob = blob_of(store, source, &layer)?;
-        let digest = super::place::digest(&blob)?;
-        let had = there.contains(&digest) || store.blobs().contains(&digest)?;
-        let made_here = match had {
-            true => None,
-            false => made_here(store, &source.chains[number].0, &layer)?,
+        if store.blobs().contains(&super::place::digest(&blob)?)? {
+            forms.push((layer, blob, true));
+            continue;
+        }
+        let other = match elsewhere.get(&layer.diff_id) {
+            Some(other) => Some(other.clone()),
+            None => made_here(store, &source.chains[number].0, &layer)?,
         };
-        let is_here = had || made_here.is_some();
-        forms.push((layer, made_here.unwrap_or(blob), is_here));
+        let is_had = other.is_some();
+        forms.push((layer, other.unwrap_or(blob), is_had));
     }
     Ok(forms)
 }

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::GcError;
 use crate::image::document::digest_of;
+use crate::image::far::has_place;
 use crate::layer;
 use crate::oci::{ChainId, Digest};
 use crate::snapshot::SnapshotId;
@@ -198,7 +199,7 @@ fn check_images(store: &Store, repair: bool, damages: &mut Vec<Damage>) -> Resul
 }
 
 /// Whether every layer is here or could be fetched again. A layer that was made here is listed by
-/// the digest of its tar; no registry has it until it was pushed.
+/// the digest of its tar; no registry has it until it was pushed, and that is noted where it matters.
 fn has_layers(store: &Store, image: &crate::image::Image) -> Result<bool, GcError> {
     let diff_ids = &image.config.rootfs.diff_ids;
     for count in (1..=diff_ids.len()).rev() {
@@ -208,7 +209,7 @@ fn has_layers(store: &Store, image: &crate::image::Image) -> Result<bool, GcErro
         {
             return Ok(true);
         }
-        let made_here = digest == Some(diff_ids[count - 1].0);
+        let made_here = digest == Some(diff_ids[count - 1].0) && !has_place(store, image)?;
         if made_here && crate::image::unpack::layer_blob(store, image, count - 1)?.is_none() {
             return Ok(false);
         }

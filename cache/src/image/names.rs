@@ -1,9 +1,10 @@
 //! The name table: `content/index.json`.
 //!
 //! One descriptor per name and platform, so that any tool that reads OCI layouts finds the images
-//! under their full names. What no tool but ours asks for lives in two more annotations: the digest
-//! of the configuration (the image's id, so that a lookup by id opens no manifest) and the digest
-//! of the index the image was pulled through.
+//! under their full names. What no tool but ours asks for lives in further annotations: the digest
+//! of the configuration (the image's id, so that a lookup by id opens no manifest), the digest of
+//! the index the image was pulled through, and the repositories that have those of its layers which
+//! were never fetched.
 //!
 //! Readers take no lock: the file is only ever replaced whole. Writers hold an exclusive `flock` on
 //! the `content` directory itself, which needs no file of its own.
@@ -27,6 +28,8 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const CONFIG: &str = "io.strake.image.config";
 const INDEX: &str = "io.strake.image.index";
+/// Repositories, with a space between them.
+const PLACES: &str = "io.strake.image.places";
 
 /// Writers hold the lock for a few milliseconds; who waits longer than this sits behind a stopped
 /// process.
@@ -43,6 +46,8 @@ pub(super) struct Entry {
     pub(super) manifest: Digest,
     pub(super) config: Digest,
     pub(super) index: Option<Digest>,
+    /// Repositories that have its layers.
+    pub(super) places: Vec<ImageName>,
     descriptor: Descriptor,
 }
 
@@ -55,6 +60,7 @@ impl Entry {
             manifest: image.manifest_digest,
             config: image.config_digest,
             index: None,
+            places: Vec::new(),
             descriptor: document::descriptor(media_type, size, &image.manifest_digest),
         }
     }
@@ -87,6 +93,12 @@ impl Entry {
             manifest: digest_of(descriptor).ok()?,
             config: annotation(CONFIG)?.parse().ok()?,
             index: annotation(INDEX).and_then(|digest| digest.parse().ok()),
+            places: annotation(PLACES)
+                .into_iter()
+                .flat_map(|places| places.split(' '))
+                .filter_map(|place| place.parse::<ImageName>().ok())
+                .map(|place| place.without_reference())
+                .collect(),
             descriptor: descriptor.clone(),
         })
     }
@@ -99,6 +111,10 @@ impl Entry {
         }
         if let Some(index) = &self.index {
             annotations.insert(INDEX.to_owned(), index.to_string());
+        }
+        if !self.places.is_empty() {
+            let places: Vec<String> = self.places.iter().map(ToString::to_string).collect();
+            annotations.insert(PLACES.to_owned(), places.join(" "));
         }
         let mut platform = oci_spec::image::Platform::default();
         platform.set_os(self.platform.os.as_str().into());

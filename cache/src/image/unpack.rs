@@ -27,8 +27,8 @@ const LAYERS_AHEAD: usize = 2;
 pub fn layers_needed(store: &Store, image: &Image) -> Result<Vec<Descriptor>, ImageError> {
     let (unpacked, _) = highest_unpacked(store, image)?;
     let mut needed = Vec::new();
-    for descriptor in &image.manifest.layers()[unpacked..] {
-        if !store.blobs().contains(&layer_digest(image, descriptor)?)? {
+    for (number, descriptor) in image.manifest.layers().iter().enumerate().skip(unpacked) {
+        if layer_blob(store, image, number)?.is_none() {
             needed.push(descriptor.clone());
         }
     }
@@ -102,8 +102,9 @@ fn highest_unpacked(store: &Store, image: &Image) -> Result<(usize, Option<Snaps
     Ok((0, None))
 }
 
-/// When the layer was made, by the history; the image's own time where the history is silent.
-fn created(image: &Image, number: usize) -> String {
+/// When a layer was made (from 0, bottom first), by the history; the image's own time where the
+/// history is silent.
+pub fn created(image: &Image, number: usize) -> String {
     let mut steps = image.config.history.iter().filter(|step| step.empty_layer != Some(true));
     steps
         .nth(number)

@@ -72,6 +72,11 @@ impl ImageName {
         ImageName { digest: Some(digest), ..self.clone() }
     }
 
+    /// The repository alone.
+    pub fn without_reference(&self) -> ImageName {
+        ImageName { tag: None, digest: None, ..self.clone() }
+    }
+
     /// As people write it: without `docker.io/` and `library/`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
@@ -88,7 +93,7 @@ impl ImageName {
 
     /// [`ImageName::familiar`] without tag and digest.
     pub fn familiar_repository(&self) -> String {
-        ImageName { tag: None, digest: None, ..self.clone() }.familiar()
+        self.without_reference().familiar()
     }
 }
 

@@ -154,6 +154,31 @@ pub enum RemoteError {
         #[source]
         source: DocumentError,
     },
+    /// A layer is not here, and where it should lie it is not to be had.
+    #[error(
+        "layer {digest} ({size} bytes) is not on this machine and cannot be fetched from {}",
+        names(places)
+    )]
+    LayerUnavailable {
+        /// The blob's digest.
+        digest: Digest,
+        /// Of the blob, in bytes.
+        size: u64,
+        /// The repositories that were asked.
+        places: Vec<ImageName>,
+        /// Why the first of them did not give it.
+        source: Box<RemoteError>,
+    },
+    /// A layer is not here, and nothing is known of where it could be.
+    #[error(
+        "layer {digest} ({size} bytes) is not on this machine, and no registry is known to have it"
+    )]
+    LayerNowhere {
+        /// The blob's digest.
+        digest: Digest,
+        /// Of the blob, in bytes.
+        size: u64,
+    },
     /// A credentials file cannot be read.
     #[error("cannot read the registry credentials in {path}")]
     CredentialFile {
@@ -186,6 +211,22 @@ pub enum RemoteError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl RemoteError {
+    /// Whether it is one only because nobody may be asked.
+    pub fn is_offline(&self) -> bool {
+        match self {
+            RemoteError::Offline { .. } => true,
+            RemoteError::LayerUnavailable { source, .. } => source.is_offline(),
+            _ => false,
+        }
+    }
+}
+
+fn names(places: &[ImageName]) -> String {
+    let names: Vec<String> = places.iter().map(ImageName::to_string).collect();
+    names.join(" or ")
 }
 
 /// An address fit for a message: no user, no query.

@@ -96,6 +96,32 @@ fn an_image_keeps_one_row_when_its_last_name_goes() {
 }
 
 /// As if nobody had used the blobs for a day.
+#[test]
+fn where_layers_lie_stays_with_the_image() {
+    let (_directory, store) = store();
+    let images = store.images();
+    let image = put(&store, b"one");
+    images.tag(&image, &name("host.io/base:1")).unwrap();
+    let places = || {
+        let places = images.places(&image.manifest_digest).unwrap();
+        places.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // What it is called is all that is known.
+    assert_eq!(places(), ["host.io/base"]);
+    images.add_places(&image, &[name("a.io/one:3"), name("b.io:5000/two")]).unwrap();
+    images.add_places(&image, &[name("a.io/one:4")]).unwrap();
+    assert_eq!(places(), ["a.io/one", "b.io:5000/two"]);
+    images.tag(&image, &name("other:1")).unwrap();
+    images.untag(&name("host.io/base:1")).unwrap();
+    images.untag(&name("other:1")).unwrap();
+    images.tag(&image, &name("again:1")).unwrap();
+    assert_eq!(places(), ["a.io/one", "b.io:5000/two"]);
+    // Nothing is asked without end.
+    let many: Vec<ImageName> = (0..20).map(|number| name(&format!("many.io/{number}"))).collect();
+    images.add_places(&image, &many).unwrap();
+    assert_eq!(places().len(), 8);
+}
+
 fn age(store: &Store) {
     let day_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
     for digest in store.blobs().list().unwrap() {

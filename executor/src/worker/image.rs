@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cache::image::unpack::{layers_needed, unpack_image};
+use cache::oci::Descriptor;
 use cache::snapshot::Snapshot;
-use futures_util::future::try_join_all;
 use solver::LogSink;
 use solver::llb::ImageSource;
 
@@ -29,18 +29,13 @@ impl LocalWorker {
         let missing = || format!("its manifest {} is not in the store", source.digest);
         let image = found.ok_or_else(|| failed(missing().into()))?;
         let needed = layers_needed(&store, &image).map_err(|e| failed(e.into()))?;
-        let fetches = needed.iter().map(|layer| {
-            let digest = layer.digest().to_string();
-            let registries = &self.config.registries;
-            let blobs = store.blobs();
-            async move {
-                let report = |done: u64, all: u64| {
-                    log.status(digest.clone(), done, Some(all), done == all);
-                };
-                registries.fetch_layer(&source.name, layer, blobs, &report).await
-            }
-        });
-        try_join_all(fetches).await.map_err(|e| failed(e.into()))?;
+        let report = |layer: &Descriptor, done: u64, all: u64| {
+            log.status(layer.digest().to_string(), done, Some(all), done == all);
+        };
+        let registries = &self.config.registries;
+        let fetched =
+            registries.fetch_layers(&store, &image, &needed, Some(&source.name), &report).await;
+        fetched.map_err(|e| failed(e.into()))?;
         let image = Arc::new(image);
         let store = self.config.store.clone();
         let unpacked = blocking(move || Ok(unpack_image(&store, &image))).await?;
