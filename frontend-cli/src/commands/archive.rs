@@ -8,7 +8,8 @@ use cache::layer::Compression;
 use cache::oci::{ImageConfiguration, ImageName, Platform};
 use exporter::{ArchiveFormat as Format, ArchiveOptions, Destination, LayerForm, SaveImage};
 
-use super::engine::{Engine, Needs};
+use super::engine::{Engine, Needs, registries};
+use super::far::bring_layers;
 use super::{say, stdout_takes_data};
 use crate::args::{ArchiveFormat, ImportArgs, LoadArgs, SaveArgs};
 use crate::dockerfile::configuration_of;
@@ -30,6 +31,14 @@ pub(crate) fn save(root: Option<PathBuf>, args: &SaveArgs) -> Result<ExitCode, C
             Ok((image, names))
         })
         .collect::<Result<Vec<_>, CliError>>()?;
+    engine.block_on(async {
+        let registries = registries(false);
+        for (image, _) in &images {
+            let what = format!("cannot save image {}", image.config_digest);
+            bring_layers(&engine.store, &registries, image, &what).await?;
+        }
+        Ok(())
+    })?;
     let images: Vec<SaveImage<'_>> =
         images.iter().map(|(image, names)| SaveImage { image, names }).collect();
     let format = match args.format {

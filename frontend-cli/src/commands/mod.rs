@@ -9,6 +9,7 @@ mod cache;
 mod containers;
 mod du;
 mod engine;
+mod far;
 mod fsck;
 mod history;
 mod images;

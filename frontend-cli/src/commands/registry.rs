@@ -1,5 +1,6 @@
 //! `strake pull` and `strake push`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use cache::remote::PushTarget;
 use exporter::{LayerForm, PushOptions};
 
 use super::engine::{Engine, Needs, registries};
+use super::far::unavailable;
 use super::say;
 use crate::args::{ProgressMode, PullArgs, PushArgs};
 use crate::progress::{self, Outcome, Update};
@@ -76,11 +78,6 @@ pub(crate) fn push(root: Option<PathBuf>, args: &PushArgs) -> Result<ExitCode, C
     let engine = Engine::open(root, Needs::Trees)?;
     let image = engine.find_image(&args.name)?;
     let registries = registries(false);
-    let options = PushOptions {
-        form: LayerForm { compression: Compression::Gzip(6), force: false },
-        target: PushTarget::Name,
-        ..PushOptions::default()
-    };
     let (progress, view) = progress::start(mode(args.quiet));
     let pushed = engine.block_on(async {
         let step = progress.begin(&format!("pushing {name}"));
@@ -88,10 +85,27 @@ pub(crate) fn push(root: Option<PathBuf>, args: &PushArgs) -> Result<ExitCode, C
             let (id, at) = (blob.digest().to_string(), std::time::SystemTime::now());
             progress.send(Update::Transfer { step, id, current, total: Some(total), at });
         };
+        let what = format!("cannot push {}", name.familiar());
+        let names = std::slice::from_ref(&name);
+        let known = BTreeSet::new();
+        let there = registries.fetch_for_push(&engine.store, &image, names, &known, &report).await;
+        let there = match there {
+            Ok(there) => there,
+            Err(error) => {
+                progress.finish(step, Outcome::Failed(error.to_string()));
+                return Err(unavailable(&what, &error));
+            }
+        };
+        let options = PushOptions {
+            form: LayerForm { compression: Compression::Gzip(6), force: false },
+            target: PushTarget::Name,
+            there,
+            ..PushOptions::default()
+        };
         let pushed =
             exporter::push(&engine.store, &registries, &image, &name, &options, &report).await;
         progress.finish(step, outcome(&pushed));
-        pushed.map_err(|error| CliError::caused(format!("cannot push {}", name.familiar()), &error))
+        pushed.map_err(|error| CliError::caused(what, &error))
     });
     drop(progress);
     view.finish();

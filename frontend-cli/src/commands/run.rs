@@ -22,9 +22,10 @@ use executor::{
 use runtime::{ExitStatus, NetworkMode, WindowSize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::build::images::{ImageFetcher, ImageResolver, resolve_error};
+use super::build::images::{ImageResolver, resolve_error};
 use super::build::options::extra_host;
 use super::engine::{Engine, Needs, needs_network, registries, store_error};
+use super::far::{layers, unavailable};
 use super::limits::{human_limit, limits};
 use crate::args::{PullPolicy, RunArgs};
 use crate::report::{CliError, chain};
@@ -74,37 +75,46 @@ async fn find_image(engine: &Engine, args: &RunArgs) -> Result<Image, CliError> 
             found.map_err(|error| CliError::caused("cannot look up the image", &error))?
         }
     };
-    if let Some(image) = &found {
-        // A build that needed no file of its base knows it without its layers.
-        let missing = layers_needed(&engine.store, image)
-            .map_err(|error| CliError::caused("cannot read the image", &error))?;
-        if missing.is_empty() || args.pull == PullPolicy::Never {
-            return Ok(image.clone());
-        }
-    } else if args.pull == PullPolicy::Never {
-        return engine.find_image(&args.image);
-    } else {
-        // Without a terminal to watch, this line is all that explains the wait.
-        eprintln!("Unable to find image '{}' locally", args.image);
+    if let Some(image) = found {
+        return with_layers(engine, args, image).await;
     }
+    if args.pull == PullPolicy::Never {
+        return engine.find_image(&args.image);
+    }
+    // Without a terminal to watch, this line is all that explains the wait.
+    eprintln!("Unable to find image '{}' locally", args.image);
     let name: ImageName = args.image.parse().map_err(|error| {
         CliError::input(format!("invalid image name `{}`: {error}", args.image))
     })?;
-    let registries = registries(args.offline);
     let resolver = ImageResolver {
         store: engine.store.clone(),
-        registries: registries.clone(),
-        pull: found.is_none(),
+        registries: registries(args.offline),
+        pull: true,
         found: BTreeMap::new(),
     };
     let image = resolver
         .resolve_one(&name, &platform)
         .await
         .map_err(|error| resolve_error(&name, &error, None, None))?;
-    let fetcher = ImageFetcher { store: engine.store.clone(), registries };
-    fetcher.tree(&name, &image, &|_, _, _| {}).await.map_err(|error| {
-        CliError::caused(format!("cannot fetch {}", name.familiar()), error.as_ref())
-    })?;
+    with_layers(engine, args, image).await
+}
+
+/// The image, when what is missing of its layers has been fetched: a build that needed no file of
+/// its base knows it without them.
+async fn with_layers(engine: &Engine, args: &RunArgs, image: Image) -> Result<Image, CliError> {
+    let missing = layers_needed(&engine.store, &image)
+        .map_err(|error| CliError::caused("cannot read the image", &error))?;
+    if missing.is_empty() {
+        return Ok(image);
+    }
+    let what = format!("{} of {} are not here", layers(missing.len()), args.image);
+    if args.pull == PullPolicy::Never {
+        return Err(CliError::environment(what).hint("leave out --pull never"));
+    }
+    let registries = registries(args.offline);
+    let fetched =
+        registries.fetch_layers(&engine.store, &image, &missing, None, &|_, _, _| {}).await;
+    fetched.map_err(|error| unavailable(&what, &error))?;
     Ok(image)
 }
 

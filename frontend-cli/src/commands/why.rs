@@ -241,6 +241,11 @@ pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, Cli
 /// What is known of a build, a line each.
 pub(super) fn lines(explanation: &Explanation) -> Vec<String> {
     let mut lines: Vec<String> = explanation.steps.iter().flat_map(step_lines).collect();
+    if lines.is_empty() && explanation.status == Status::Completed {
+        lines.push(
+            "no step: the result has the files of its base image, and none was needed".into(),
+        );
+    }
     lines.extend(ending_lines(explanation));
     lines
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::oci::Image;
 use crate::sealed::{Identity, Outcome, Sealed, run};
 
-fn skopeo(sealed: &Sealed, arguments: &[&str]) -> Outcome {
+pub(crate) fn skopeo(sealed: &Sealed, arguments: &[&str]) -> Outcome {
     let mut command = sealed.command("skopeo");
     // No policy file of the machine is asked: it may not have one.
     command.arg("--insecure-policy").args(arguments);

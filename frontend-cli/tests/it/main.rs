@@ -21,6 +21,7 @@ mod foreign;
 mod fuzz;
 mod history;
 mod images;
+mod lazy;
 mod limits;
 mod oci;
 mod offline;

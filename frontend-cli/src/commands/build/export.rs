@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-use cache::bundle::{Imported, Tree};
-use cache::image::Image;
+use cache::bundle::{Elsewhere, Imported, Tree};
+use cache::image::document::digest_of;
+use cache::image::far::layers_absent;
+use cache::image::{Image, ImageError};
 use cache::oci::{Descriptor, Digest, ImageName, Platform};
 use cache::remote::{PushTarget, Registries};
 use cache::snapshot::Snapshot;
@@ -14,13 +16,14 @@ use exporter::{
     LocalOptions, PushOptions, SaveImage,
 };
 use serde_json::json;
-use solver::Solution;
 
+use super::far::is_only_pushed;
 use super::images::ImageResolver;
 use super::options::BuildOptions;
 use super::output::{Destination, Output, OutputKind};
 use super::source::is_on;
 use crate::commands::engine::{Engine, store_error};
+use crate::commands::far::unavailable;
 use crate::commands::stdout_takes_data;
 use crate::dockerfile::Lowered;
 use crate::progress::{Outcome, Progress, StepId};
@@ -43,6 +46,15 @@ impl Built {
     }
 }
 
+/// The files of an image that is to be made.
+enum ImageTree {
+    /// None of its own: those of its base.
+    Base,
+    /// A tree of another machine, that is not here.
+    Far(Tree),
+    Here(Option<Snapshot>),
+}
+
 /// See the module.
 pub(super) struct Exporter<'a> {
     pub(super) engine: &'a Engine,
@@ -50,27 +62,26 @@ pub(super) struct Exporter<'a> {
     pub(super) registries: &'a Registries,
     pub(super) resolver: &'a ImageResolver,
     pub(super) imported: &'a Imported,
-    /// Layers that are where they go, and not here.
-    pub(super) there: BTreeSet<Digest>,
+    /// Layers that are where they go, or may stay where they are, and not here.
+    pub(super) elsewhere: Elsewhere,
     pub(super) progress: &'a Progress,
 }
 
 impl Exporter<'_> {
     pub(super) async fn export(
         &self,
-        targets: Vec<(Platform, Lowered)>,
-        solution: &Solution,
+        targets: Vec<(Platform, Lowered, Option<solver::Output>)>,
     ) -> Result<Vec<Built>, CliError> {
         let mut built = Vec::new();
-        for ((platform, lowered), output) in targets.into_iter().zip(&solution.outputs) {
+        for (platform, lowered, output) in targets {
             // Nobody asked for the files, and they need not be here.
             let unwanted = self.options.outputs.iter().all(Output::is_nothing);
             let mut far = None;
-            let snapshot = match &output.snapshot {
+            let snapshot = match output.as_ref().and_then(|output| output.snapshot.as_ref()) {
                 None => None,
                 Some(_) if unwanted => None,
                 Some(id) if self.imported.is_far(id) => {
-                    let layers = self.imported.layers(&self.engine.store, id, &self.there);
+                    let layers = self.imported.layers(&self.engine.store, id, &self.elsewhere);
                     far = layers
                         .map_err(|error| CliError::caused("cannot find the result", &error))?;
                     None
@@ -83,8 +94,13 @@ impl Exporter<'_> {
                 }
             };
             let wants_image = self.options.outputs.iter().any(Output::is_image);
+            let tree = match (output, far) {
+                (None, _) => ImageTree::Base,
+                (_, Some(far)) => ImageTree::Far(far),
+                _ => ImageTree::Here(snapshot.clone()),
+            };
             let image = match wants_image {
-                true => Some(self.assemble(&lowered, snapshot.clone(), far).await?),
+                true => Some(self.assemble(&lowered, tree).await?),
                 false => None,
             };
             let source_date = lowered.source_date;
@@ -97,15 +113,10 @@ impl Exporter<'_> {
         Ok(built)
     }
 
-    async fn assemble(
-        &self,
-        lowered: &Lowered,
-        snapshot: Option<Snapshot>,
-        far: Option<Tree>,
-    ) -> Result<Image, CliError> {
+    async fn assemble(&self, lowered: &Lowered, tree: ImageTree) -> Result<Image, CliError> {
         let step = self.progress.begin("exporting to image");
-        let base =
-            lowered.base.as_ref().and_then(|request| self.resolver.found.get(request)).cloned();
+        let may_be_far = !matches!(tree, ImageTree::Here(_));
+        let base = self.base(lowered).cloned();
         let (store, config) = (self.engine.store.clone(), lowered.config.clone());
         let options = AssembleOptions {
             source_date_epoch: lowered.source_date,
@@ -114,14 +125,51 @@ impl Exporter<'_> {
         };
         let assembled = tokio::task::spawn_blocking(move || {
             let base = base.as_ref();
-            let image = match far {
-                Some(tree) => exporter::assemble_far(&store, &tree, base, config, &options),
-                None => exporter::assemble(&store, snapshot.as_ref(), base, config, &options),
+            let image = match (tree, base) {
+                (ImageTree::Far(tree), _) => {
+                    exporter::assemble_far(&store, &tree, base, config, &options)
+                }
+                (ImageTree::Base, Some(base)) => {
+                    exporter::assemble_on(&store, base, config, &options)
+                }
+                (ImageTree::Base, None) => {
+                    return Err(CliError::internal("the base image was not resolved"));
+                }
+                (ImageTree::Here(tree), _) => {
+                    exporter::assemble(&store, tree.as_ref(), base, config, &options)
+                }
             };
             image.map_err(|error| CliError::caused("cannot make the image", &error))
         });
         let assembled = assembled.await.map_err(|error| CliError::internal(error.to_string()))?;
-        self.settle(step, assembled)
+        let noted = assembled.and_then(|image| {
+            if may_be_far {
+                self.note_places(&image, lowered)?;
+            }
+            Ok(image)
+        });
+        self.settle(step, noted)
+    }
+
+    fn base(&self, lowered: &Lowered) -> Option<&Image> {
+        lowered.base.as_ref().and_then(|request| self.resolver.found.get(request))
+    }
+
+    /// Layers that are not here lie where the base's lie.
+    fn note_places(&self, image: &Image, lowered: &Lowered) -> Result<(), CliError> {
+        let failed = |error: &ImageError| CliError::caused("cannot make the image", error);
+        let (store, images) = (&self.engine.store, self.engine.store.images());
+        let (Some(base), Some(request)) = (self.base(lowered), &lowered.base) else {
+            return Ok(());
+        };
+        if layers_absent(store, image).map_err(|error| failed(&error))?.is_empty() {
+            return Ok(());
+        }
+        let mut places = images.places(&base.manifest_digest).map_err(|error| failed(&error))?;
+        if places.is_empty() {
+            places.push(request.name.clone());
+        }
+        images.add_places(image, &places).map_err(|error| failed(&error))
     }
 
     async fn write(&self, output: &Output, built: &[Built]) -> Result<(), CliError> {
@@ -142,7 +190,7 @@ impl Exporter<'_> {
                 let step = self.progress.begin("exporting to oci image format");
                 let result =
                     self.archive(output, ArchiveFormat::Oci, dest, *is_directory, built, &names);
-                self.settle(step, result)
+                self.settle(step, result.await)
             }
             OutputKind::Docker { dest } => {
                 if self.makes_index(built) {
@@ -154,7 +202,7 @@ impl Exporter<'_> {
                 let step = self.progress.begin("exporting to docker image format");
                 let result =
                     self.archive(output, ArchiveFormat::Docker, dest, false, built, &names);
-                self.settle(step, result)
+                self.settle(step, result.await)
             }
             OutputKind::Tar { dest, split } => {
                 let step = self.progress.begin("exporting to client tarball");
@@ -211,11 +259,12 @@ impl Exporter<'_> {
                 .hint("name the image with -t NAME[:TAG]"));
         }
         let images: Vec<&Image> = built.iter().filter_map(|built| built.image.as_ref()).collect();
+        let there = self.bring_for_push(output, &images, names).await?;
         let options = PushOptions {
             form: output.form,
             target: if by_digest { PushTarget::Digest } else { PushTarget::Name },
             annotations: output.annotations.clone(),
-            there: self.there.clone(),
+            there,
         };
         for name in names {
             let step = self.progress.begin(&format!("pushing {name}"));
@@ -238,10 +287,57 @@ impl Exporter<'_> {
             )?;
             self.progress.log(step, &format!("pushed {name}@{digest}"));
         }
+        for image in images {
+            self.note_pushed(image, names).map_err(|error| {
+                CliError::caused("cannot note where the image's layers are", &error)
+            })?;
+        }
         Ok(())
     }
 
-    fn archive(
+    /// Layers that were not sent, since they are there, are found there from now on.
+    fn note_pushed(&self, image: &Image, names: &[ImageName]) -> Result<(), ImageError> {
+        match layers_absent(&self.engine.store, image)?.is_empty() {
+            true => Ok(()),
+            false => self.engine.store.images().add_places(image, names),
+        }
+    }
+
+    /// Brings what must be sent here. Answers with the layers that are where the images go.
+    async fn bring_for_push(
+        &self,
+        output: &Output,
+        images: &[&Image],
+        names: &[ImageName],
+    ) -> Result<BTreeSet<Digest>, CliError> {
+        // What is elsewhere and pushed is where it goes.
+        let mut there: BTreeSet<Digest> =
+            self.elsewhere.values().filter_map(|layer| digest_of(layer).ok()).collect();
+        if !is_only_pushed(output) {
+            self.bring(images).await?;
+            return Ok(there);
+        }
+        let (store, progress) = (&self.engine.store, |_: &Descriptor, _: u64, _: u64| {});
+        for image in images {
+            let fetched =
+                self.registries.fetch_for_push(store, image, names, &there, &progress).await;
+            there.extend(fetched.map_err(|error| unavailable("cannot push the image", &error))?);
+        }
+        Ok(there)
+    }
+
+    /// Brings the layers of images here.
+    async fn bring(&self, images: &[&Image]) -> Result<(), CliError> {
+        let (store, progress) = (&self.engine.store, |_: &Descriptor, _: u64, _: u64| {});
+        for image in images {
+            let fetched =
+                self.registries.fetch_to_send(store, image, &BTreeSet::new(), &progress).await;
+            fetched.map_err(|error| unavailable("cannot write the image", &error))?;
+        }
+        Ok(())
+    }
+
+    async fn archive(
         &self,
         output: &Output,
         format: ArchiveFormat,
@@ -250,6 +346,8 @@ impl Exporter<'_> {
         built: &[Built],
         names: &[ImageName],
     ) -> Result<(), CliError> {
+        let all: Vec<&Image> = built.iter().filter_map(|built| built.image.as_ref()).collect();
+        self.bring(&all).await?;
         let images: Vec<SaveImage<'_>> = built
             .iter()
             .filter_map(|built| built.image.as_ref())

@@ -11,6 +11,7 @@ use solver::{OpError, SolveError};
 
 use super::source::{BuildSource, IgnoreFile};
 use crate::commands::engine::storage_hint;
+use crate::commands::far;
 use crate::commands::limits::human_limit;
 use crate::dockerfile::Fault;
 use crate::report::{CliError, ErrorKind, Excerpt, Problem, chain};
@@ -144,8 +145,8 @@ impl<'a> FailureReporter<'a> {
             }
             error => Problem::new(format!("`{instruction}` failed")).note(chain(error)),
         };
-        if is_offline(error) {
-            problem = problem.hint("leave out --offline");
+        if let Some(hint) = unreached(error) {
+            problem = problem.hint(hint);
         }
         problem = match error {
             ExecutorError::NoSecret { id } => problem.hint(format!(
@@ -210,14 +211,12 @@ fn ending(code: Option<i32>, signal: Option<i32>, oom: bool) -> String {
     if oom { format!("{ending}: out of memory") } else { ending }
 }
 
-/// Whether it failed because nobody may be asked.
-fn is_offline(error: &ExecutorError) -> bool {
+/// What to do about something far away that could not be had.
+fn unreached(error: &ExecutorError) -> Option<String> {
     match error {
-        ExecutorError::Offline { .. } => true,
-        ExecutorError::Image { source, .. } => {
-            matches!(source.downcast_ref(), Some(cache::remote::RemoteError::Offline { .. }))
-        }
-        _ => false,
+        ExecutorError::Offline { .. } => Some("leave out --offline".to_owned()),
+        ExecutorError::Image { source, .. } => far::hint(source.downcast_ref()?),
+        _ => None,
     }
 }
 

@@ -1,14 +1,11 @@
 //! Base images: their identities first, their layers only when a step needs them.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 
 use cache::Store;
 use cache::image::Image;
-use cache::image::unpack::{layers_needed, unpack_image};
 use cache::oci::{ImageName, Platform};
 use cache::remote::{Registries, RemoteError};
-use cache::snapshot::Snapshot;
 use futures_util::future::try_join_all;
 
 use crate::dockerfile::{ImageRequest, RequestedImage, ResolvedImage, ResolvedImages, nearest};
@@ -149,31 +146,4 @@ fn nearest_stage<'a>(name: &ImageName, stages: &'a [String]) -> Option<&'a str> 
     let written = name.familiar();
     let written = written.strip_suffix(":latest").unwrap_or(&written);
     nearest(written, stages.iter().map(String::as_str))
-}
-
-/// Brings the layers of images here.
-pub(crate) struct ImageFetcher {
-    pub(crate) store: Store,
-    pub(crate) registries: Registries,
-}
-
-impl ImageFetcher {
-    /// The file tree of an image, fetched and unpacked as far as it is not here yet.
-    pub(crate) async fn tree(
-        &self,
-        name: &ImageName,
-        image: &Image,
-        report: &(dyn Fn(&str, u64, u64) + Send + Sync),
-    ) -> Result<Option<Snapshot>, Box<dyn Error + Send + Sync>> {
-        let missing = layers_needed(&self.store, image)?;
-        try_join_all(missing.iter().map(|layer| async move {
-            let id = layer.digest().to_string();
-            let progress = |current: u64, total: u64| report(&id, current, total);
-            self.registries.fetch_layer(name, layer, self.store.blobs(), &progress).await
-        }))
-        .await?;
-        let (store, image) = (self.store.clone(), image.clone());
-        let snapshot = tokio::task::spawn_blocking(move || unpack_image(&store, &image)).await??;
-        Ok(snapshot)
-    }
 }

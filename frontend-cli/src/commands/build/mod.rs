@@ -23,20 +23,21 @@ mod ssh;
 pub(crate) mod travel;
 mod uploads;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cache::bundle::Imported;
+use cache::bundle::{Elsewhere, Imported};
 use cache::gc::prune;
-use cache::oci::{Digest, Platform};
+use cache::image::Image;
+use cache::oci::Platform;
 use cache::remote::Registries;
 use executor::{ExecutorError, LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
-use solver::{EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
+use solver::{Event, EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
 
 use super::du::gc_error;
 use super::engine::{Engine, Needs, registries};
@@ -191,7 +192,11 @@ async fn build_image(
             progress,
         )
         .await?;
-        definition.target(lowered.edge).map_err(|error| CliError::internal(error.to_string()))?;
+        if !far::is_named_only(&definition, &lowered, options) {
+            definition
+                .target(lowered.edge)
+                .map_err(|error| CliError::internal(error.to_string()))?;
+        }
         findings.add_lowered(&lowered, source, |_| true);
         targets.push((platform.clone(), lowered));
     }
@@ -224,6 +229,11 @@ async fn build_image(
     let definition = Arc::new(definition);
     let records = Arc::new(BuildRecords::new(engine.store.clone(), imported.clone()));
     let uploads = Uploads::start(&options.cache_to, options.offline, &engine.store, &definition)?;
+    let bases: Vec<Option<Image>> = targets
+        .iter()
+        .filter(|(_, lowered)| definition.targets().contains(&lowered.edge))
+        .map(|(_, lowered)| resolver.found.get(lowered.base.as_ref()?).cloned())
+        .collect();
     let solving = Solving {
         engine,
         options,
@@ -234,8 +244,9 @@ async fn build_image(
         registries: &registries,
         progress,
         decided,
+        bases: &bases,
     };
-    let (solution, there) = solving.solve_with(&imported, definition.clone()).await?;
+    let (solution, elsewhere) = solving.solve_with(&imported, definition.clone()).await?;
     if let Err(error) = records.settle(&definition, &solution) {
         progress.warn(format!("the imported results are not recorded: {error}"));
     }
@@ -249,8 +260,10 @@ async fn build_image(
         solution: &solution,
         progress,
     };
+    let mut targets = far::with_outputs(targets, &definition, &solution);
     if options.inline_cache() {
-        for ((_, lowered), output) in targets.iter_mut().zip(&solution.outputs) {
+        for (_, lowered, output) in &mut targets {
+            let Some(output) = output else { continue };
             let (field, value) = caches.inline(output).await?;
             lowered.config.extra.insert(field, value);
         }
@@ -261,10 +274,10 @@ async fn build_image(
         registries: &registries,
         resolver: &resolver,
         imported: &imported,
-        there,
+        elsewhere,
         progress,
     };
-    let built = exporter.export(targets, &solution).await?;
+    let built = exporter.export(targets).await?;
     caches.export(uploads).await?;
     worker.finish().await;
     if solution.decisions.vertices.iter().any(|vertex| vertex.origin == Some(Origin::Executed)) {
@@ -380,22 +393,25 @@ struct Solving<'a> {
     registries: &'a Registries,
     progress: &'a Progress,
     decided: &'a Decided,
+    /// The base image of each target that is solved.
+    bases: &'a [Option<Image>],
 }
 
 impl Solving<'_> {
     /// Solves; and again without a cache that turns out to be broken, of which there are so many at
     /// the most. What the outputs need of the targets' trees is here at the end, but for the layers
-    /// that are where they go already: those are the answer's second half.
+    /// that are where they go already, or may stay where they are: those are the answer's second
+    /// half.
     async fn solve_with(
         &self,
         imported: &Imported,
         definition: Arc<Definition>,
-    ) -> Result<(Solution, BTreeSet<Digest>), CliError> {
+    ) -> Result<(Solution, Elsewhere), CliError> {
         loop {
             let solved = self.solve(definition.clone()).await;
             let failure = match solved {
                 Ok(mut solution) => match self.bring_targets(imported, &mut solution).await {
-                    Ok(there) => return Ok((solution, there)),
+                    Ok(elsewhere) => return Ok((solution, elsewhere)),
                     Err(error) => CliError::caused("cannot fetch the build's result", &error),
                 },
                 Err(error) => self.reporter.solve_error(&error),
@@ -410,26 +426,39 @@ impl Solving<'_> {
         &self,
         imported: &Imported,
         solution: &mut Solution,
-    ) -> Result<BTreeSet<Digest>, ExecutorError> {
+    ) -> Result<Elsewhere, ExecutorError> {
         let (options, store) = (self.options, &self.engine.store);
-        let mut there = BTreeSet::new();
-        for output in &mut solution.outputs {
+        let mut elsewhere = Elsewhere::new();
+        for (output, base) in solution.outputs.iter_mut().zip(self.bases) {
             let Some(tree) = output.snapshot.filter(|id| imported.knows(id)) else { continue };
-            match FarNeeds::of(options) {
+            let needs = FarNeeds::of(options);
+            match needs {
                 FarNeeds::Nothing => continue,
                 FarNeeds::Files => self.worker.bring(output, &LogSink::nobody()).await?,
                 _ if !imported.is_far(&tree) => {}
-                FarNeeds::Layers => far::bring_layers(store, imported, &tree).await?,
+                FarNeeds::Image | FarNeeds::Layers => {
+                    let base = match base {
+                        Some(base) if needs == FarNeeds::Image => {
+                            far::left_in_registries(store, base).map_err(|source| {
+                                let (image, source) =
+                                    (base.config_digest.to_string(), source.into());
+                                ExecutorError::Image { image, source }
+                            })?
+                        }
+                        _ => Elsewhere::new(),
+                    };
+                    elsewhere.extend(far::bring_layers(store, imported, &tree, base).await?);
+                }
                 FarNeeds::Push => {
                     let registries = self.registries;
-                    there.extend(
+                    elsewhere.extend(
                         far::bring_for_push(store, imported, registries, options, &tree).await?,
                     );
                 }
             }
             output.snapshot = Some(imported.made(&tree).unwrap_or(tree));
         }
-        Ok(there)
+        Ok(elsewhere)
     }
 
     async fn solve(&self, definition: Arc<Definition>) -> Result<Solution, SolveError> {
@@ -443,6 +472,10 @@ impl Solving<'_> {
             },
         );
         let (sender, events): (EventSender, _) = EventSender::channel();
+        for vertex in far::untouched(&definition) {
+            let at = std::time::SystemTime::now();
+            sender.send(Event::Completed { vertex, at, cached: true, error: None });
+        }
         let forwarded = forward::forward(&definition, events, self.progress.clone());
         let solved = solver.solve_telling(definition.clone(), sender, self.decided.door());
         let (solution, ()) = tokio::join!(solved, forwarded);
