@@ -12,6 +12,7 @@
 //! | device that cannot be made | an empty file with `user.strake.device` | the device |
 
 pub mod archive;
+mod changes;
 mod checkpoint;
 mod compress;
 mod digesting;

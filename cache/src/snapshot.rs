@@ -92,7 +92,19 @@ impl Snapshots {
             None => None,
             Some(id) => Some(self.get(id)?.ok_or(StoreError::NoSnapshot { id: *id })?),
         };
-        ActiveSnapshot::start(self, parent)
+        ActiveSnapshot::start(self, parent, false)
+    }
+
+    /// Starts a tree that differs little from `earlier`: its directory of changes lies over that of
+    /// `earlier`, and the two are one layer on what `earlier` stands on. Whoever fills it takes out
+    /// what is not to be there any more with whiteouts, of names that no layer below `earlier` has:
+    /// those cannot be told from names that were never there.
+    ///
+    /// # Errors
+    /// As [`Snapshots::prepare`].
+    pub fn amend(&self, earlier: &SnapshotId) -> Result<ActiveSnapshot, StoreError> {
+        let earlier = self.get(earlier)?.ok_or(StoreError::NoSnapshot { id: *earlier })?;
+        ActiveSnapshot::start(self, Some(earlier), true)
     }
 
     /// The committed snapshot; `None` if it or any ancestor is missing, or was not on the disk
@@ -267,7 +279,7 @@ impl Snapshots {
         }
     }
 
-    /// What a committed snapshot stands on, and when it was made (RFC 3339), whether its ancestors
+    /// What a committed snapshot stands on or amends, and when it was made (RFC 3339), whether its ancestors
     /// are there or not; `None` if it is not there.
     pub(crate) fn origin(
         &self,

@@ -59,8 +59,9 @@ pub use sync::BackgroundSync;
 pub(crate) use sync::Unsynced;
 pub(crate) use trash::Trash;
 
-/// The layout that this code reads and writes.
-const LAYOUT_VERSION: u64 = 1;
+/// The layout that this code reads and writes. The second has snapshots that amend others, and
+/// nothing else that is new: a store of the first becomes one of the second when it is opened.
+const LAYOUT_VERSION: u64 = 2;
 
 /// Who finds the store locked waits this long.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -288,7 +289,8 @@ impl Drop for Exclusive {
     }
 }
 
-/// Whether `state.json` is there; an error if it describes a store that is not for us.
+/// Whether `state.json` is there as we write it; an error if it describes a store that is not for
+/// us.
 fn check_state(root: &Path) -> Result<bool, StoreError> {
     let path = root.join("state.json");
     let text = match fs_err::read(&path) {
@@ -307,7 +309,7 @@ fn check_state(root: &Path) -> Result<bool, StoreError> {
     }
     match state.features.into_iter().next() {
         Some(feature) => Err(StoreError::UnknownFeature { path: root.to_owned(), feature }),
-        None => Ok(true),
+        None => Ok(state.version == LAYOUT_VERSION),
     }
 }
 

@@ -14,6 +14,7 @@
 pub(crate) mod archive;
 mod chmod;
 mod copier;
+mod earlier;
 mod file;
 mod pax_sparse;
 mod reuse;
@@ -36,8 +37,9 @@ use crate::source_tree::{Found, SourceTree};
 use crate::users::Users;
 use chmod::Chmod;
 use copier::Copier;
+use earlier::Earlier;
 use file::Links;
-use reuse::Reuse;
+pub(crate) use reuse::Reuse;
 pub(crate) use target::{Attributes, TargetDir, timestamps};
 use target::{Destination, resolve_destination};
 
@@ -58,11 +60,8 @@ pub(crate) fn view(snapshot: Option<&Snapshot>, owners: Owners) -> io::Result<Di
 
 /// The merged view of a tree that is being written.
 pub(crate) fn view_active(active: &ActiveSnapshot, owners: Owners) -> io::Result<Dir> {
-    let below: Vec<_> = active
-        .parent()
-        .map(|parent| parent.layers().map(|layer| layer.upper()).collect())
-        .unwrap_or_default();
-    let layers = std::iter::once(active.upper()).chain(below.into_iter().rev());
+    let below = active.layers_below().map(|layer| layer.upper());
+    let layers = std::iter::once(active.upper()).chain(below.rev());
     Dir::root(layers, Format::layers(owners))
 }
 
@@ -97,11 +96,12 @@ impl FileOperation {
         Ok(Self::over(root, base))
     }
 
-    /// As [`FileOperation::new`]; files that are as they were when `earlier`, a result of the same
-    /// step, was made become links to its files. What is made is noted, so that the next run can do
-    /// the same: [`FileOperation::note_copies`].
+    /// As [`FileOperation::new`]; files that are as they were when `earlier`, the last result of the
+    /// same step, was made are taken from it. `reuse` is its note. What is made is noted, so that
+    /// the next run can do the same: [`FileOperation::finish`].
     pub(crate) fn after(
         earlier: Option<&Snapshot>,
+        reuse: Reuse,
         active: &ActiveSnapshot,
         owners: Owners,
     ) -> Result<Self, ExecutorError> {
@@ -110,19 +110,37 @@ impl FileOperation {
             path: active.upper().to_owned(),
             source,
         };
-        let reuse = Reuse::of(earlier);
         let lower = view(active.parent(), owners).map_err(failed)?;
         let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
-        let earlier = earlier.filter(|_| reuse.knows_any()).map(Snapshot::upper);
+        let own = |snapshot: &Snapshot| {
+            let layers = snapshot.own_layers().map(|layer| layer.upper()).rev();
+            Dir::root(layers, Format::layers(owners))
+        };
+        let earlier = match active.amended() {
+            Some(amended) => Some(Earlier::kept(own(amended).map_err(failed)?)),
+            None => {
+                let earlier = earlier.filter(|_| reuse.knows_any());
+                earlier.map(own).transpose().map_err(failed)?.map(Earlier::linked)
+            }
+        };
         let root = TargetDir::root_after(earlier, active.upper(), lower, owners).map_err(failed)?;
         Ok(Self { root, base, reuse: Some(reuse), cancelled: Arc::default() })
     }
 
-    /// Writes down what the files of `active` were copied from.
-    pub(crate) fn note_copies(self, active: &ActiveSnapshot) -> Result<(), ExecutorError> {
+    /// Completes `active`, and writes down what its files were copied from. `false` if it lies over
+    /// the last result and cannot become what it should be that way.
+    pub(crate) fn finish(self, active: &ActiveSnapshot) -> Result<bool, ExecutorError> {
+        let Some(reuse) = self.reuse else { return Ok(true) };
+        let amends = active.amended().is_some();
+        if amends {
+            let failed = ExecutorError::file("complete", active.upper());
+            if reuse.is_doubtful() || !self.root.settle().map_err(failed)? {
+                return Ok(false);
+            }
+        }
         let note = active.copied_note();
-        let write = |reuse: Reuse| reuse.write(&note);
-        self.reuse.map_or(Ok(()), write).map_err(ExecutorError::file("write", &note))
+        reuse.write(amends, &note).map_err(ExecutorError::file("write", &note))?;
+        Ok(true)
     }
 
     /// An operation on the tree at `root`, whose base is `base`.

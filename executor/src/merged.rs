@@ -103,6 +103,12 @@ impl Dir {
         }
     }
 
+    /// Both: what the directory is, and its attributes.
+    pub(crate) fn metadata(&self) -> io::Result<Option<(Meta, Xattrs)>> {
+        let Some(meta) = self.meta()? else { return Ok(None) };
+        Ok(Some((meta, self.xattrs()?)))
+    }
+
     /// Attributes of the directory itself.
     pub(crate) fn xattrs(&self) -> io::Result<Xattrs> {
         self.layers.first().map_or(Ok(Xattrs::new()), |fd| read_xattrs(fd.as_fd(), self.format))
@@ -169,6 +175,17 @@ impl Dir {
     pub(crate) fn link(&self, name: &OsStr, entry: &Entry, into: BorrowedFd<'_>) -> io::Result<()> {
         let fd = &self.layers[entry.layer];
         Ok(rustix::fs::linkat(fd, name, into, name, AtFlags::empty())?)
+    }
+
+    /// As [`Dir::link`], of a file that is known to be visible.
+    pub(crate) fn link_topmost(&self, name: &OsStr, into: BorrowedFd<'_>) -> io::Result<()> {
+        for fd in &self.layers {
+            match rustix::fs::linkat(fd, name, into, name, AtFlags::empty()) {
+                Err(Errno::NOENT) => {}
+                linked => return Ok(linked?),
+            }
+        }
+        Err(Errno::NOENT.into())
     }
 
     /// Where the symbolic link `name` points.

@@ -1,7 +1,7 @@
 //! A tree of changes as a tar archive.
 //!
-//! The walk goes through the snapshot's own directory of changes, names in byte order, with the
-//! merged view of the layers below beside it. What it writes, and what not:
+//! The walk goes through the snapshot's own [`Changes`], names in byte order, with the merged view of
+//! the layers below beside it. What it writes, and what not:
 //!
 //! - a file that overlayfs copied up and that is the same as below: nothing;
 //! - a directory that is the same as below: written only if something in it is, before that;
@@ -22,9 +22,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Stat, readlinkat, statat};
+use rustix::fs::{FileType, Stat, readlinkat};
 use rustix::io::Errno;
 
+use super::changes::{Change, Changes};
 use super::checkpoint::{Checkpoint, Trace};
 use super::header::Kind;
 use super::pending::{Pending, PendingFile, Source};
@@ -70,25 +71,26 @@ fn pack_after(
         Some(parent) => MergedDir::open(parent.layers().map(SnapshotLayer::upper))
             .map_err(|errno| tree_error("open the root of", b"/", errno))?,
     };
-    pack_tree(snapshot.upper(), &lower, earlier, out)
+    let own = snapshot.own_layers().map(SnapshotLayer::upper);
+    pack_tree(Changes::open(own), &lower, earlier, out)
 }
 
 /// As [`pack`], of a directory that is no snapshot, as if it were one on nothing.
 pub fn pack_directory(directory: &Path, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
-    Ok(pack_tree(directory, &MergedDir::default(), &[], out)?.0)
+    let changes = Changes::open(std::iter::once(directory));
+    Ok(pack_tree(changes, &MergedDir::default(), &[], out)?.0)
 }
 
 fn pack_tree(
-    upper: &Path,
+    changes: Result<Changes, Errno>,
     lower: &MergedDir,
     earlier: &[Checkpoint],
     out: &mut dyn Write,
 ) -> Result<(PackedLayer, Vec<Checkpoint>), LayerError> {
-    let open = tree::open_root(upper);
-    let upper = Arc::new(open.map_err(|errno| tree_error("open the root of", b"/", errno))?);
+    let changes = changes.map_err(|errno| tree_error("open the root of", b"/", errno))?;
     let mut packer = Packer::new(out);
-    packer.pass_over(&earlier[..shared(&upper, earlier)?]);
-    packer.directory(&Level { path: b"", upper: &upper, lower, is_opaque: false })?;
+    packer.pass_over(&earlier[..shared(&changes, earlier)?]);
+    packer.directory(&Level { path: b"", changes: &changes, lower, is_opaque: false })?;
     packer.out.finish()
 }
 
@@ -114,7 +116,7 @@ struct Packer<'a> {
 struct Level<'a> {
     /// Empty, or with a slash at its end.
     path: &'a [u8],
-    upper: &'a Arc<OwnedFd>,
+    changes: &'a Changes,
     /// What the layers below have there, hidden or not.
     lower: &'a MergedDir,
     /// Whether it is hidden: what is not there again must be deleted.
@@ -125,7 +127,7 @@ struct Level<'a> {
 struct Found<'a> {
     name: &'a CStr,
     path: Vec<u8>,
-    stat: Stat,
+    change: Change,
     below: Option<MergedEntry>,
 }
 
@@ -158,7 +160,7 @@ impl<'a> Packer<'a> {
     /// Writes what is in a directory.
     fn directory(&mut self, level: &Level<'_>) -> Result<(), LayerError> {
         let list = |errno| tree_error("list", level.path, errno);
-        let mut names = tree::names(level.upper).map_err(list)?;
+        let mut names = level.changes.names().map_err(list)?;
         if level.is_opaque {
             self.is_plain = false;
             names.extend(level.lower.names().map_err(list)?);
@@ -169,41 +171,41 @@ impl<'a> Packer<'a> {
             let path = [level.path, name.to_bytes()].concat();
             let read = |errno| tree_error("read", &path, errno);
             let below = level.lower.entry(&name).map_err(read)?;
-            match statat(level.upper, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => self.found(level, Found { name: &name, path, stat, below })?,
-                Err(Errno::NOENT) if level.is_opaque => {
-                    self.whiteout(level, &name, below.is_some())?;
-                }
-                Err(errno) => return Err(read(errno)),
+            match level.changes.entry(&name).map_err(read)? {
+                Some(change) => self.found(level, Found { name: &name, path, change, below })?,
+                None if level.is_opaque => self.whiteout(level, &name, below.is_some())?,
+                None => return Err(read(Errno::NOENT)),
             }
         }
         Ok(())
     }
 
     fn found(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        let is_whiteout = tree::is_whiteout(&found.stat);
+        let is_whiteout = tree::is_whiteout(&found.change.stat);
         if found.name.to_bytes().starts_with(WHITEOUT_PREFIX) && !is_whiteout {
             return Err(LayerError::ReservedName { name: printable(&found.path) });
         }
         let read = |errno| tree_error("read", &found.path, errno);
-        let file_type = FileType::from_raw_mode(found.stat.st_mode);
+        let file_type = FileType::from_raw_mode(found.change.stat.st_mode);
         let link = match file_type {
             FileType::Directory => return self.subdirectory(level, found),
-            FileType::Symlink => readlinkat(level.upper, found.name, Vec::new()).map_err(read)?,
+            FileType::Symlink => {
+                readlinkat(&found.change.dir, found.name, Vec::new()).map_err(read)?
+            }
             _ => CString::default(),
         };
-        self.trace.add(&found.path, &found.stat, &Metadata::default(), link.to_bytes());
+        self.trace.add(&found.path, &found.change.stat, &Metadata::default(), link.to_bytes());
         if self.is_passed_over() {
             // Its parents are in the archive with it.
             self.unwritten.clear();
-            if found.stat.st_nlink > 1 && !is_whiteout {
-                self.links.entry(inode_of(&found.stat)).or_insert(found.path);
+            if found.change.stat.st_nlink > 1 && !is_whiteout {
+                self.links.entry(inode_of(&found.change.stat)).or_insert(found.path);
             }
             return Ok(());
         }
         match file_type {
             _ if is_whiteout => self.whiteout(level, found.name, found.below.is_some()),
-            FileType::RegularFile => self.file(level, found),
+            FileType::RegularFile => self.file(found),
             FileType::Symlink => self.symlink(&found, &link),
             FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
                 self.special(&found)
@@ -215,9 +217,9 @@ impl<'a> Packer<'a> {
 
     fn symlink(&mut self, found: &Found<'_>, target: &CStr) -> Result<(), LayerError> {
         let read = |errno| tree_error("read", &found.path, errno);
-        let metadata = tree::read_metadata(&found.stat, None).map_err(read)?;
+        let metadata = tree::read_metadata(&found.change.stat, None).map_err(read)?;
         if let Some(below) = &found.below
-            && has_same_stat(&found.stat, &below.stat)
+            && has_same_stat(&found.change.stat, &below.stat)
             && *readlinkat(below.dir(), found.name, Vec::new()).map_err(read)? == *target
         {
             self.is_plain = false;
@@ -231,9 +233,9 @@ impl<'a> Packer<'a> {
         if self.depth == MAX_DEPTH {
             return Err(read(Errno::NAMETOOLONG));
         }
-        let upper = Arc::new(tree::open_dir(level.upper, found.name).map_err(read)?);
-        let metadata = tree::read_metadata(&found.stat, Some(upper.as_fd())).map_err(read)?;
-        self.trace.add(&found.path, &found.stat, &metadata, b"");
+        let changes = level.changes.below(found.name, &found.change).map_err(read)?;
+        let metadata = tree::read_metadata(&found.change.stat, changes.topmost()).map_err(read)?;
+        self.trace.add(&found.path, &found.change.stat, &metadata, b"");
         let lower = match &found.below {
             Some(below) => level.lower.dir_of(found.name, below).map_err(read)?,
             None => MergedDir::default(),
@@ -248,7 +250,7 @@ impl<'a> Packer<'a> {
             }
             _ => false,
         };
-        let is_opaque = level.is_opaque || tree::is_opaque(&upper).map_err(read)?;
+        let is_opaque = level.is_opaque || changes.is_opaque();
         let path = [&found.path[..], b"/"].concat();
         if is_same {
             self.unwritten.push((path.clone(), metadata));
@@ -257,22 +259,22 @@ impl<'a> Packer<'a> {
             self.out.entry(&path, Kind::Directory, &metadata)?;
         }
         self.depth += 1;
-        self.directory(&Level { path: &path, upper: &upper, lower: &lower, is_opaque })?;
+        self.directory(&Level { path: &path, changes: &changes, lower: &lower, is_opaque })?;
         self.depth -= 1;
         // If nothing in it was written, neither is it.
         self.unwritten.pop_if(|(unwritten, _)| *unwritten == path);
         Ok(())
     }
 
-    fn file(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
+    fn file(&mut self, found: Found<'_>) -> Result<(), LayerError> {
         let to_read = ToRead {
-            dir: Arc::clone(level.upper),
+            dir: Arc::clone(&found.change.dir),
             name: found.name.to_owned(),
-            stat: found.stat,
-            is_further: self.links.contains_key(&inode_of(&found.stat)),
+            stat: found.change.stat,
+            is_further: self.links.contains_key(&inode_of(&found.change.stat)),
         };
         let source = match &found.below {
-            Some(below) if has_same_stat(&found.stat, &below.stat) => {
+            Some(below) if has_same_stat(&found.change.stat, &below.stat) => {
                 let opened = read_file(&to_read, Vec::new());
                 let opened = opened.map_err(|errno| tree_error("read", &found.path, errno))?;
                 if is_as_below(&to_read, &opened, below)
@@ -285,29 +287,30 @@ impl<'a> Packer<'a> {
             }
             _ => Source::Unread(Some(to_read)),
         };
-        let first = self.first_name(&found.path, &found.stat);
+        let first = self.first_name(&found.path, &found.change.stat);
         self.write_parents()?;
-        let size = found.stat.st_size as u64;
+        let size = found.change.stat.st_size as u64;
         self.out.file(PendingFile { path: found.path, size, first, source })?;
         self.end_entry()
     }
 
     fn special(&mut self, found: &Found<'_>) -> Result<(), LayerError> {
         let is_same = |below: &MergedEntry| {
-            has_same_stat(&found.stat, &below.stat) && found.stat.st_rdev == below.stat.st_rdev
+            has_same_stat(&found.change.stat, &below.stat)
+                && found.change.stat.st_rdev == below.stat.st_rdev
         };
         if found.below.as_ref().is_some_and(is_same) {
             self.is_plain = false;
             return Ok(());
         }
-        let metadata = tree::read_metadata(&found.stat, None)
+        let metadata = tree::read_metadata(&found.change.stat, None)
             .map_err(|errno| tree_error("read", &found.path, errno))?;
         let device = |is_block| {
-            let number = found.stat.st_rdev;
+            let number = found.change.stat.st_rdev;
             let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
             Kind::Device(Device { is_block, major, minor })
         };
-        let kind = match FileType::from_raw_mode(found.stat.st_mode) {
+        let kind = match FileType::from_raw_mode(found.change.stat.st_mode) {
             FileType::CharacterDevice => device(false),
             FileType::BlockDevice => device(true),
             _ => Kind::Fifo,
@@ -322,7 +325,7 @@ impl<'a> Packer<'a> {
         kind: Kind<'_>,
         metadata: &Metadata,
     ) -> Result<(), LayerError> {
-        let first = self.first_name(&found.path, &found.stat);
+        let first = self.first_name(&found.path, &found.change.stat);
         let kind = first.as_ref().map_or(kind, |target| Kind::HardLink { target });
         self.write_parents()?;
         self.out.entry(&found.path, kind, metadata)?;

@@ -35,7 +35,10 @@ pub struct CommitInfo {
 pub struct ActiveSnapshot {
     snapshots: Snapshots,
     layer: SnapshotLayer,
-    parent: Option<Snapshot>,
+    /// What the directory of changes lies over.
+    below: Option<Snapshot>,
+    /// Whether its changes and those of `below` are one layer.
+    amends: bool,
     /// What `unpack` learnt while filling it.
     unpacked: Mutex<Option<LayerDigests>>,
     /// Whether a drop removes it.
@@ -45,9 +48,11 @@ pub struct ActiveSnapshot {
 impl ActiveSnapshot {
     pub(super) fn start(
         snapshots: &Snapshots,
-        parent: Option<Snapshot>,
+        below: Option<Snapshot>,
+        amends: bool,
     ) -> Result<ActiveSnapshot, StoreError> {
-        let active = ActiveSnapshot::new(snapshots, SnapshotId::random(), parent)?;
+        let mut active = ActiveSnapshot::new(snapshots, SnapshotId::random(), below)?;
+        active.amends = amends;
         active.mark()?;
         let SnapshotLayer { dir, upper, .. } = &active.layer;
         let work = active.work();
@@ -61,9 +66,9 @@ impl ActiveSnapshot {
     pub(super) fn resume(
         snapshots: &Snapshots,
         id: SnapshotId,
-        parent: Option<Snapshot>,
+        below: Option<Snapshot>,
     ) -> Result<ActiveSnapshot, StoreError> {
-        let mut active = ActiveSnapshot::new(snapshots, id, parent)?;
+        let mut active = ActiveSnapshot::new(snapshots, id, below)?;
         // Whatever fails now, the tree is somebody's data.
         active.is_ours = false;
         // overlayfs refuses the work directory of a volatile mount that it has seen before.
@@ -80,17 +85,18 @@ impl ActiveSnapshot {
     fn new(
         snapshots: &Snapshots,
         id: SnapshotId,
-        parent: Option<Snapshot>,
+        below: Option<Snapshot>,
     ) -> Result<ActiveSnapshot, StoreError> {
-        if let Some(parent) = &parent
-            && parent.layers().count() >= MAX_LAYERS
+        if let Some(below) = &below
+            && below.layers().count() >= MAX_LAYERS
         {
-            return Err(StoreError::TooManyLayers { id: *parent.id(), limit: MAX_LAYERS });
+            return Err(StoreError::TooManyLayers { id: *below.id(), limit: MAX_LAYERS });
         }
         let dir = snapshots.snapshot_dir(&id);
         let layer = SnapshotLayer { id, upper: dir.join("fs"), dir };
         let snapshots = snapshots.clone();
-        Ok(ActiveSnapshot { snapshots, layer, parent, unpacked: Mutex::default(), is_ours: true })
+        let (amends, unpacked, is_ours) = (false, Mutex::default(), true);
+        Ok(ActiveSnapshot { snapshots, layer, below, amends, unpacked, is_ours })
     }
 
     /// The name it will have when committed.
@@ -109,9 +115,19 @@ impl ActiveSnapshot {
         self.layer.dir.join(COPIED)
     }
 
-    /// What the changes are against.
+    /// What the changes of its layer are against.
     pub fn parent(&self) -> Option<&Snapshot> {
-        self.parent.as_ref()
+        if self.amends { self.below.as_ref()?.parent() } else { self.below.as_ref() }
+    }
+
+    /// What it amends: see [`Snapshots::amend`].
+    pub fn amended(&self) -> Option<&Snapshot> {
+        self.below.as_ref().filter(|_| self.amends)
+    }
+
+    /// Every directory of changes that its own lies over, bottom first.
+    pub fn layers_below(&self) -> impl DoubleEndedIterator<Item = &SnapshotLayer> {
+        self.below.iter().flat_map(Snapshot::layers)
     }
 
     /// How to mount it, writable: an overlay or, over nothing, a bind of [`ActiveSnapshot::upper`].
@@ -127,12 +143,11 @@ impl ActiveSnapshot {
     }
 
     fn mounts_over(&self, lowest: Option<&Path>) -> Vec<Mount> {
-        let mount = match &self.parent {
-            None => overlay::bind(self.upper(), true),
-            Some(parent) => {
-                let layers: Vec<&Path> = parent.layers().map(SnapshotLayer::upper).collect();
-                overlay::writable(lowest.into_iter().chain(layers), self.upper(), &self.work())
-            }
+        let layers: Vec<&Path> = self.layers_below().map(SnapshotLayer::upper).collect();
+        let mount = if layers.is_empty() {
+            overlay::bind(self.upper(), true)
+        } else {
+            overlay::writable(lowest.into_iter().chain(layers), self.upper(), &self.work())
         };
         vec![mount]
     }
@@ -151,7 +166,8 @@ impl ActiveSnapshot {
             info::write(&dir.join(LAYER), &digests)?;
         }
         let info = Info {
-            parent: self.parent.as_ref().map(|parent| *parent.id()),
+            parent: self.below.as_ref().map(|below| *below.id()),
+            amends: self.amends,
             created: commit.created,
             boot: snapshots.inner.unsynced.boot().to_owned(),
             chain: commit.chain,
@@ -163,7 +179,7 @@ impl ActiveSnapshot {
         let mark = snapshots.inner.process.mark(&self.id().to_string());
         let note = snapshots.inner.unsynced.snapshot_note(self.id());
         fs_err::rename(&mark, &note).map_err(file_error("make", &note))?;
-        let snapshot = Snapshot::new(snapshots.clone(), *self.id(), info, self.parent.take())
+        let snapshot = Snapshot::new(snapshots.clone(), *self.id(), info, self.below.take())
             .resembling(commit.resembles);
         if let Some(chain) = &commit.chain {
             snapshots.link_chain(chain, snapshot.id())?;
@@ -175,7 +191,7 @@ impl ActiveSnapshot {
     /// Leaves the tree where it is, uncommitted, until [`Snapshots::remove`]; it survives this
     /// process, and [`Snapshots::reopen`] takes it back into use. Returns the directory of changes.
     pub fn keep(mut self) -> Result<PathBuf, StoreError> {
-        let kept = Kept { parent: self.parent.as_ref().map(|parent| *parent.id()) };
+        let kept = Kept { parent: self.below.as_ref().map(|below| *below.id()) };
         info::write(&self.layer.dir.join(KEPT), &kept)?;
         self.is_ours = false;
         let mark = self.snapshots.inner.process.mark(&self.id().to_string());
@@ -202,10 +218,10 @@ impl ActiveSnapshot {
     /// `/` looks as the topmost layer's root does. Layers have no entry for it, so it is handed up.
     fn give_root_its_metadata(&self) -> Result<(), StoreError> {
         let upper = self.upper();
-        let mode = match &self.parent {
+        let mode = match &self.below {
             None => 0o755,
-            Some(parent) => {
-                let below = parent.upper();
+            Some(below) => {
+                let below = below.upper();
                 let metadata = fs_err::metadata(below).map_err(file_error("read", below))?;
                 let (uid, gid) = (metadata.uid(), metadata.gid());
                 let own = fs_err::metadata(upper).map_err(file_error("read", upper))?;

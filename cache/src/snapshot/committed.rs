@@ -26,7 +26,8 @@ struct Node {
     snapshots: Snapshots,
     layer: SnapshotLayer,
     info: Info,
-    parent: Option<Snapshot>,
+    /// What the directory of changes lies over: the parent, or what it amends.
+    below: Option<Snapshot>,
     digests: Mutex<Option<LayerDigests>>,
     /// Until there are digests.
     resembles: Mutex<Option<Snapshot>>,
@@ -92,12 +93,12 @@ impl Snapshot {
         snapshots: Snapshots,
         id: SnapshotId,
         info: Info,
-        parent: Option<Snapshot>,
+        below: Option<Snapshot>,
     ) -> Self {
         let dir = snapshots.snapshot_dir(&id);
         let layer = SnapshotLayer { id, upper: dir.join("fs"), dir };
         let (digests, resembles) = (Mutex::default(), Mutex::default());
-        Snapshot { node: Arc::new(Node { snapshots, layer, info, parent, digests, resembles }) }
+        Snapshot { node: Arc::new(Node { snapshots, layer, info, below, digests, resembles }) }
     }
 
     /// With a tree that has many of the same files, if there is one.
@@ -116,15 +117,24 @@ impl Snapshot {
 
     /// What it stands on.
     pub fn parent(&self) -> Option<&Snapshot> {
-        self.node.parent.as_ref()
+        let below = self.node.below.as_ref();
+        if self.node.info.amends { below?.parent() } else { below }
+    }
+
+    /// What it amends: see [`Snapshots::amend`].
+    pub fn amended(&self) -> Option<&Snapshot> {
+        self.node.below.as_ref().filter(|_| self.node.info.amends)
     }
 
     /// Every directory of changes, bottom first, its own last.
     pub fn layers(&self) -> impl DoubleEndedIterator<Item = &SnapshotLayer> {
-        let mut layers: Vec<&SnapshotLayer> =
-            self.ancestry().map(|snapshot| &snapshot.node.layer).collect();
-        layers.reverse();
-        layers.into_iter()
+        bottom_up(self.stack()).map(|snapshot| &snapshot.node.layer)
+    }
+
+    /// The directories of changes that are its own layer, bottom first: one, and what it amends.
+    pub fn own_layers(&self) -> impl DoubleEndedIterator<Item = &SnapshotLayer> {
+        let amended = std::iter::successors(Some(self), |snapshot| snapshot.amended());
+        bottom_up(amended).map(|snapshot| &snapshot.node.layer)
     }
 
     /// Its own directory of changes.
@@ -139,7 +149,7 @@ impl Snapshot {
 
     /// How to mount it, read-only.
     pub fn mounts(&self) -> Vec<Mount> {
-        let mount = match self.node.parent {
+        let mount = match self.node.below {
             None => overlay::bind(self.upper(), false),
             Some(_) => overlay::read_only(self.layers().map(SnapshotLayer::upper)),
         };
@@ -183,7 +193,7 @@ impl Snapshot {
     /// Finds the digests, with the help of what is known of the tree that this one resembles, and
     /// leaves the same help for the next.
     fn pack(&self) -> Result<PackedLayer, StoreError> {
-        let earlier = lock(&self.node.resembles).take();
+        let earlier = lock(&self.node.resembles).take().or_else(|| self.amended().cloned());
         let read = |earlier: Snapshot| fs_err::read(earlier.node.layer.dir.join(CHECKPOINTS)).ok();
         let checkpoints = earlier.and_then(read).and_then(|bytes| layer::read_checkpoints(&bytes));
         let (packed, checkpoints) =
@@ -201,21 +211,21 @@ impl Snapshot {
     /// is made on top of them has as many layers as its history says. Costs what
     /// [`Snapshot::layer`] costs for every layer that has no digests yet.
     pub fn chain_content(&self) -> Result<Fingerprint, StoreError> {
-        let layers = self.bottom_up().map(|snapshot| Ok(snapshot.layer()?.content));
+        let layers = bottom_up(self.ancestry()).map(|snapshot| Ok(snapshot.layer()?.content));
         let layers = layers.collect::<Result<Vec<_>, StoreError>>()?;
         Ok(chain_content(layers.into_iter()))
     }
 
     /// The digests of its layers, bottom first. Costs as [`Snapshot::chain_content`].
     pub fn diff_ids(&self) -> Result<Vec<DiffId>, StoreError> {
-        self.bottom_up().map(Snapshot::diff_id).collect()
+        bottom_up(self.ancestry()).map(Snapshot::diff_id).collect()
     }
 
     /// The digest of the whole stack; from then on [`Snapshots::unpacked`] finds this snapshot and
     /// those below it by theirs. Costs as [`Snapshot::chain_content`].
     pub fn chain(&self) -> Result<ChainId, StoreError> {
         let mut chain = None;
-        for snapshot in self.bottom_up() {
+        for snapshot in bottom_up(self.ancestry()) {
             let next = match snapshot.node.info.chain {
                 Some(known) => known,
                 None => {
@@ -250,7 +260,7 @@ impl Snapshot {
 
     /// Whether it, and all that it stands on, has not been removed since it was read.
     pub(super) fn is_there(&self) -> Result<bool, StoreError> {
-        for layer in self.ancestry().map(|snapshot| &snapshot.node.layer) {
+        for layer in self.stack().map(|snapshot| &snapshot.node.layer) {
             if !layer.is_there()? {
                 return Ok(false);
             }
@@ -260,14 +270,21 @@ impl Snapshot {
 
     /// Itself, its parent, and so on.
     fn ancestry(&self) -> impl Iterator<Item = &Snapshot> {
-        std::iter::successors(Some(self), |snapshot| snapshot.node.parent.as_ref())
+        std::iter::successors(Some(self), |snapshot| snapshot.parent())
     }
 
-    fn bottom_up(&self) -> impl Iterator<Item = &Snapshot> {
-        let mut snapshots: Vec<&Snapshot> = self.ancestry().collect();
-        snapshots.reverse();
-        snapshots.into_iter()
+    /// Itself and everything whose directory of changes lies below its own.
+    fn stack(&self) -> impl Iterator<Item = &Snapshot> {
+        std::iter::successors(Some(self), |snapshot| snapshot.node.below.as_ref())
     }
+}
+
+fn bottom_up<'a>(
+    top_down: impl Iterator<Item = &'a Snapshot>,
+) -> impl DoubleEndedIterator<Item = &'a Snapshot> {
+    let mut snapshots: Vec<&Snapshot> = top_down.collect();
+    snapshots.reverse();
+    snapshots.into_iter()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -27,7 +27,11 @@ pub(super) const KEPT: &str = "kept";
 /// The content of `info`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Info {
+    /// What its directory of changes lies over.
     pub(super) parent: Option<SnapshotId>,
+    /// Whether it amends that: see [`super::Snapshots::amend`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) amends: bool,
     pub(super) created: String,
     /// The boot in which it was committed.
     pub(super) boot: String,

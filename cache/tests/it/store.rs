@@ -61,11 +61,24 @@ fn a_store_of_a_newer_strake_is_refused_and_left_alone() {
         assert_eq!(fs_err::read_to_string(root.join("state.json")).unwrap(), text);
     };
     check(
-        r#"{"version":2,"features":[]}"#,
-        "has layout version 2; this strake knows version 1 only",
+        r#"{"version":3,"features":[]}"#,
+        "has layout version 3; this strake knows version 2 only",
     );
     check(r#"{"version":1,"features":["dedup"]}"#, "uses `dedup`");
     check("{", "does not describe a store");
+}
+
+#[test]
+fn a_store_of_an_older_strake_is_taken_over_and_then_no_longer_its_own() {
+    let world = World::new();
+    let root = world.store.root().to_owned();
+    let made = world.store.snapshots().prepare(None).unwrap().commit(committed()).unwrap();
+    drop(world.store);
+    fs_err::write(root.join("state.json"), r#"{"version":1,"features":[]}"#).unwrap();
+    let store = Store::open(&root).unwrap();
+    assert!(store.snapshots().get(made.id()).unwrap().is_some());
+    let state = fs_err::read_to_string(root.join("state.json")).unwrap();
+    assert_eq!(state, r#"{"version":2,"features":[]}"#);
 }
 
 #[test]

@@ -133,9 +133,9 @@ impl Copier<'_> {
             let path = target.path().join(target_name);
             return Err(ExecutorError::File { attempt: "copy to", path, source });
         }
-        // In a directory that the base does not have, a link that can be made hides nothing.
+        // In a directory that the base does not have, what is taken hides nothing.
         if target.is_new()
-            && self.link_earlier(entry, &file::Place { dir: target, name: target_name })
+            && self.take_earlier(entry, &file::Place { dir: target, name: target_name })
         {
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl Copier<'_> {
         let meta = &entry.meta;
         match meta.kind {
             Kind::File => {
-                if !place.dir.is_new() && self.link_earlier(entry, place) {
+                if !place.dir.is_new() && self.take_earlier(entry, place) {
                     return Ok(());
                 }
                 // Before it is read: only then does its age say that a later change would show.
@@ -190,17 +190,22 @@ impl Copier<'_> {
             }
             Kind::Symlink => {
                 let target = dir.read_link(name, entry)?;
-                file::make_symlink(&target, place, &self.attributes(meta, &Xattrs::new()))
+                let none = Xattrs::new();
+                let attributes = self.attributes(meta, &none);
+                if place.dir.keep_symlink(place.name, &target, &attributes)? {
+                    return Ok(());
+                }
+                file::make_symlink(&target, place, &attributes)
             }
             _ => file::make_special(meta, place, &self.attributes(meta, &Xattrs::new())),
         }
     }
 
     /// Takes a file from the last result of the step, if it is there and the same.
-    fn link_earlier(&self, entry: &Entry, place: &file::Place<'_>) -> bool {
+    fn take_earlier(&self, entry: &Entry, place: &file::Place<'_>) -> bool {
         let is_candidate = entry.meta.kind == Kind::File && place.dir.earlier().is_some();
         let known = if is_candidate { self.identity(&entry.meta, place) } else { None };
-        known.is_some_and(|(reuse, identity)| reuse.link(identity, place))
+        known.is_some_and(|(reuse, identity)| reuse.take(identity, &entry.meta, place))
     }
 
     /// What tells the copy of a file from others, where copies are noted.

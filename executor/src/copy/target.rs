@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::earlier::Earlier;
 use crate::merged::{
-    Dir, Format, Kind, MAX_LINKS, Meta, Owners, Xattrs, set_owner_attribute, set_xattr,
+    Dir, Entry, Format, Kind, MAX_LINKS, Meta, Owners, Xattrs, set_owner_attribute, set_xattr,
 };
 use crate::pattern::components;
 
@@ -35,8 +36,8 @@ pub(crate) struct TargetDir {
     upper: OnceLock<OwnedFd>,
     /// Serialises making it there.
     making: Mutex<()>,
-    /// The same directory in an earlier result of the same step, if there is one.
-    earlier: Option<OwnedFd>,
+    /// The same directory in the last result of the same step, if there is one.
+    earlier: Option<Earlier>,
     parent: Option<(Arc<TargetDir>, OsString)>,
     owners: Owners,
 }
@@ -66,9 +67,9 @@ impl TargetDir {
         Self::root_after(None, upper, lower, owners)
     }
 
-    /// As [`TargetDir::root`], with the changes that an earlier run of the step made beside it.
-    pub(crate) fn root_after(
-        earlier: Option<&Path>,
+    /// As [`TargetDir::root`], with what the last run of the step made beside it or below it.
+    pub(super) fn root_after(
+        earlier: Option<Earlier>,
         upper: &Path,
         lower: Dir,
         owners: Owners,
@@ -78,19 +79,20 @@ impl TargetDir {
             lower,
             upper: OnceLock::from(open(upper)?),
             making: Mutex::new(()),
-            earlier: earlier.and_then(|path| open(path).ok()),
+            earlier,
             parent: None,
             owners,
         }))
     }
 
-    /// The same directory in an earlier result of the step.
-    pub(crate) fn earlier(&self) -> Option<BorrowedFd<'_>> {
-        self.earlier.as_ref().map(AsFd::as_fd)
+    /// The same directory in the last result of the step.
+    pub(super) fn earlier(&self) -> Option<&Earlier> {
+        self.earlier.as_ref()
     }
 
-    fn earlier_below(&self, name: &OsStr) -> Option<OwnedFd> {
-        rustix::fs::openat(self.earlier.as_ref()?, name, DIRECTORY, Mode::empty()).ok()
+    /// That, where it is what this directory is made over: nothing of the base is here.
+    fn made_over(&self) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|earlier| self.lower.is_empty() && earlier.is_below())
     }
 
     /// The path from the root of the tree.
@@ -137,8 +139,11 @@ impl TargetDir {
                 Err(errno) => return Err(errno.into()),
             };
             let fd = rustix::fs::openat(above, name, DIRECTORY, Mode::empty())?;
-            if let Some(meta) = self.lower.meta()?.filter(|_| is_new) {
-                let xattrs = self.lower.xattrs()?;
+            let like = match self.made_over() {
+                Some(earlier) => earlier.metadata()?,
+                None => self.lower.metadata()?,
+            };
+            if let Some((meta, xattrs)) = like.filter(|_| is_new) {
                 let (uid, gid, mode) = (meta.uid, meta.gid, meta.mode);
                 let mtime = Some(meta.mtime);
                 let attributes = Attributes { uid, gid, mode, mtime, xattrs: &xattrs };
@@ -154,6 +159,21 @@ impl TargetDir {
         self.lower.is_empty()
     }
 
+    /// Whether this run wrote something at `name`.
+    pub(super) fn has_own(&self, name: &OsStr) -> io::Result<bool> {
+        let Some(fd) = self.upper.get() else { return Ok(false) };
+        match rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether the layers below have `name`.
+    pub(super) fn is_in_base(&self, name: &OsStr) -> io::Result<bool> {
+        Ok(self.lower.lookup(name)?.is_some())
+    }
+
     /// What `name` is here.
     pub(crate) fn lookup(&self, name: &OsStr) -> io::Result<Option<Existing>> {
         if let Some(fd) = self.upper.get() {
@@ -166,12 +186,35 @@ impl TargetDir {
                 Err(errno) => return Err(errno.into()),
             }
         }
+        if let Some(kept) = self.kept(name)? {
+            return Ok(Some(Existing { meta: kept.meta, in_upper: true }));
+        }
         let below = self.lower.lookup(name)?;
         Ok(below.map(|entry| Existing { meta: entry.meta, in_upper: false }))
     }
 
+    /// What is kept of the last result at `name`.
+    fn kept(&self, name: &OsStr) -> io::Result<Option<Entry>> {
+        self.earlier.as_ref().map_or(Ok(None), |earlier| earlier.kept_entry(name))
+    }
+
     /// Opens the directory `name`, which [`TargetDir::lookup`] said is one.
     pub(crate) fn open_dir(self: &Arc<Self>, name: &OsStr) -> io::Result<Arc<Self>> {
+        let earlier = self.earlier.as_ref().and_then(|earlier| earlier.directory(name));
+        let dir = self.open_with(name, earlier)?;
+        if !dir.lower.is_empty() && dir.earlier.as_ref().is_some_and(Earlier::is_below) {
+            // As it is in the base, whatever the last run made of it.
+            dir.upper()?;
+        }
+        Ok(dir)
+    }
+
+    /// As [`TargetDir::open_dir`], where the directory of the last result is known.
+    pub(super) fn open_with(
+        self: &Arc<Self>,
+        name: &OsStr,
+        earlier: Option<Earlier>,
+    ) -> io::Result<Arc<Self>> {
         let format = Format::layers(self.owners);
         let mut lower = match self.lower.lookup(name)? {
             Some(entry) if entry.meta.kind == Kind::Dir => self.lower.open_dir(name)?,
@@ -194,14 +237,19 @@ impl TargetDir {
             lower,
             upper,
             making: Mutex::new(()),
-            earlier: self.earlier_below(name),
+            earlier,
             parent: Some((self.clone(), name.to_owned())),
             owners: self.owners,
         }))
     }
 
-    /// Makes the directory `name`, which is not there, with mode 0700 for now.
+    /// Makes the directory `name`, which is not there, with mode 0700 for now. Where the last result
+    /// has it and the tree lies over that, it is there already, and made anew when it changes.
     pub(crate) fn make_dir(self: &Arc<Self>, name: &OsStr) -> io::Result<Arc<Self>> {
+        let earlier = self.earlier.as_ref().and_then(|earlier| earlier.directory(name));
+        if earlier.as_ref().is_some_and(Earlier::is_below) && !self.is_in_base(name)? {
+            return self.open_with(name, earlier);
+        }
         let above = self.upper()?;
         rustix::fs::mkdirat(above, name, Mode::RWXU)?;
         let fd = rustix::fs::openat(above, name, DIRECTORY, Mode::empty())?;
@@ -213,7 +261,7 @@ impl TargetDir {
             lower: Dir::empty(Format::layers(self.owners)),
             upper: OnceLock::from(fd),
             making: Mutex::new(()),
-            earlier: self.earlier_below(name),
+            earlier,
             parent: Some((self.clone(), name.to_owned())),
             owners: self.owners,
         }))
@@ -252,11 +300,29 @@ impl TargetDir {
 
     /// Sets what the directory itself is like.
     pub(crate) fn set_attributes(&self, attributes: &Attributes<'_>) -> io::Result<()> {
+        if let Some((meta, xattrs)) = self.as_it_was()?
+            && (meta.uid, meta.gid, meta.mode) == (attributes.uid, attributes.gid, attributes.mode)
+            && attributes.mtime.is_none_or(|mtime| mtime == meta.mtime)
+            && xattrs == *attributes.xattrs
+        {
+            return Ok(());
+        }
         set_attributes(self.upper()?, attributes, self.owners)
+    }
+
+    /// What the directory is like if all of it is kept from the last result so far.
+    fn as_it_was(&self) -> io::Result<Option<(Meta, Xattrs)>> {
+        match self.made_over() {
+            Some(earlier) if self.upper.get().is_none() => earlier.metadata(),
+            _ => Ok(None),
+        }
     }
 
     /// Sets when the directory itself was last changed.
     pub(crate) fn set_mtime(&self, mtime: (i64, u32)) -> io::Result<()> {
+        if self.as_it_was()?.is_some_and(|(meta, _)| meta.mtime == mtime) {
+            return Ok(());
+        }
         Ok(rustix::fs::futimens(self.upper()?, &timestamps(mtime))?)
     }
 }
@@ -437,6 +503,11 @@ impl TargetDir {
         if !existing.in_upper {
             let entry = self.lower.lookup(name)?.ok_or(Errno::NOENT)?;
             return self.lower.read_link(name, &entry);
+        }
+        if let Some(earlier) = &self.earlier
+            && let Some(kept) = earlier.kept_entry(name)?
+        {
+            return earlier.read_link(name, &kept);
         }
         let upper = self.upper.get().ok_or(Errno::NOENT)?;
         let target = rustix::fs::readlinkat(upper, name, Vec::new())?;

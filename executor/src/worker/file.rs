@@ -3,20 +3,46 @@
 //! The index remembers, for each step and each context it reads, the snapshot that the step's last
 //! run made: a run on a context that has changed takes from it what has not.
 
+use std::sync::atomic::Ordering;
+
 use solver::key::op_digest;
 use solver::llb::{FileAction, FileOp, Op, SourceOp, Vertex};
 use solver::{InputValue, LogSink, Output};
 
 use cache::hash::FingerprintBuilder;
-use cache::snapshot::Snapshot;
+use cache::snapshot::{ActiveSnapshot, Snapshot};
 
 use super::{CancelOnDrop, LocalWorker, input};
 use crate::ExecutorError;
-use crate::copy::FileOperation;
+use crate::copy::{FileOperation, Reuse};
 use crate::executor::blocking;
+use crate::source_tree::SourceTree;
 
 /// Where the index keeps the snapshot that each step's last run made.
 const LAST_RUNS: &str = "copies";
+
+/// An action, and where it copies from.
+type Actions = [(FileAction, Option<SourceTree>)];
+
+/// Does all of a step; says which patterns matched nothing. `None` if the tree cannot be what it
+/// should: see [`FileOperation::finish`].
+fn run(
+    operation: FileOperation,
+    actions: &Actions,
+    active: &ActiveSnapshot,
+) -> Result<Option<Vec<String>>, ExecutorError> {
+    let mut unmatched = Vec::new();
+    for (action, source) in actions {
+        match (action, source) {
+            (FileAction::Copy(copy), Some(source)) => {
+                unmatched.extend(operation.copy(copy, source)?.unmatched);
+            }
+            (FileAction::Mkdir(mkdir), _) => operation.mkdir(mkdir)?,
+            (FileAction::Copy(_), None) => {}
+        }
+    }
+    Ok(operation.finish(active)?.then_some(unmatched))
+}
 
 impl LocalWorker {
     pub(super) async fn file_op(
@@ -27,7 +53,6 @@ impl LocalWorker {
         log: &LogSink,
     ) -> Result<Output, ExecutorError> {
         let base = self.rootfs(inputs)?;
-        let active = self.prepare(base.as_ref())?;
         let mut actions = Vec::new();
         for action in &op.actions {
             let source = match action {
@@ -45,26 +70,33 @@ impl LocalWorker {
             Some(step) if !vertex.meta.no_cache => self.last_run(step)?,
             _ => None,
         };
-        let is_noted = step.is_some();
         let resembles = earlier.clone();
+        let is_noted = step.is_some();
+        let snapshots = self.config.store.snapshots().clone();
         let (active, unmatched) = blocking(move || {
+            let mut reuse = Reuse::of(earlier.as_ref());
+            if let Some(last) = &earlier
+                && last.parent().map(Snapshot::id) == base.as_ref().map(Snapshot::id)
+                && reuse.may_amend(last)
+            {
+                let active = snapshots.amend(last.id())?;
+                let operation = FileOperation::after(Some(last), reuse, &active, owners)?;
+                match run(operation.cancelled_by(cancelled.clone()), &actions, &active) {
+                    Ok(Some(unmatched)) => return Ok((active, unmatched)),
+                    Ok(None) => {}
+                    Err(error) if cancelled.load(Ordering::Relaxed) => return Err(error),
+                    // What is wrong with the step shows again, in a tree of its own.
+                    Err(error) => tracing::debug!("a COPY is done as a whole: {error}"),
+                }
+                reuse = Reuse::of(Some(last));
+            }
+            let active = snapshots.prepare(base.as_ref().map(Snapshot::id))?;
             let operation = match is_noted {
-                true => FileOperation::after(earlier.as_ref(), &active, owners)?,
+                true => FileOperation::after(earlier.as_ref(), reuse, &active, owners)?,
                 false => FileOperation::new(&active, owners)?,
             };
-            let operation = operation.cancelled_by(cancelled);
-            let mut unmatched = Vec::new();
-            for (action, source) in &actions {
-                match (action, source) {
-                    (FileAction::Copy(copy), Some(source)) => {
-                        unmatched.extend(operation.copy(copy, source)?.unmatched);
-                    }
-                    (FileAction::Mkdir(mkdir), _) => operation.mkdir(mkdir)?,
-                    (FileAction::Copy(_), None) => {}
-                }
-            }
-            operation.note_copies(&active)?;
-            Ok((active, unmatched))
+            let unmatched = run(operation.cancelled_by(cancelled), &actions, &active)?;
+            Ok((active, unmatched.unwrap_or_default()))
         })
         .await?;
         for pattern in unmatched {

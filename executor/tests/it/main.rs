@@ -4,6 +4,7 @@
 //! enters them once and then runs its cases one after the other: whoever started the tests, and, if
 //! that is root, an ordinary user.
 
+mod amend;
 mod bench;
 mod exec;
 mod files;
@@ -29,7 +30,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(*f));
-    let cases = || [exec::CASES, files::CASES, reuse::CASES, sources::CASES, bench::CASES].concat();
+    let cases = || {
+        [amend::CASES, exec::CASES, files::CASES, reuse::CASES, sources::CASES, bench::CASES]
+            .concat()
+    };
     if arguments.iter().any(|argument| argument == "--list") {
         cases().iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

@@ -25,7 +25,7 @@ fn inode(scene: &Scene, output: &Output, path: &str) -> u64 {
 }
 
 /// Waits until nothing of the context is so young that it could change unseen.
-fn settle(scene: &Scene) {
+pub(crate) fn settle(scene: &Scene) {
     let probe = scene.dir.path().join("probe");
     fs_err::write(&probe, "").unwrap();
     let written = fs_err::metadata(&probe).unwrap().modified().unwrap();
