@@ -115,14 +115,15 @@ impl<'a> Digesting<'a> {
     }
 
     /// Goes on behind the last of `checkpoints`, as if everything until there had been written.
-    pub(super) fn resume(&mut self, checkpoints: &[Checkpoint]) -> bool {
-        let Some(last) = checkpoints.last() else { return true };
-        let Some(sha256) = last.hasher() else { return false };
+    pub(super) fn resume(&mut self, checkpoints: &[Checkpoint]) {
+        let Some((last, sha256)) = checkpoints.last().and_then(|one| Some((one, one.hasher()?)))
+        else {
+            return;
+        };
         self.start = Hashing::from(sha256);
         self.size = last.size;
         self.chunks = checkpoints.iter().map(|checkpoint| checkpoint.content).collect();
         self.checkpoints = checkpoints.to_vec();
-        true
     }
 
     /// Writes an entry's header.

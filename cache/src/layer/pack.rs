@@ -26,11 +26,11 @@ use rustix::fs::{FileType, Stat, readlinkat};
 use rustix::io::Errno;
 
 use super::changes::{Change, Changes};
-use super::checkpoint::{Checkpoint, Trace};
+use super::checkpoint::{Checkpoint, Mark, Trace};
 use super::header::Kind;
 use super::pending::{Pending, PendingFile, Source};
 use super::reading::{Opened, ToRead, read as read_file};
-use super::resume::shared;
+use super::resume::Resuming;
 use super::{PackedLayer, WHITEOUT_PREFIX, printable, tree_error};
 use crate::error::LayerError;
 use crate::snapshot::{Snapshot, SnapshotLayer};
@@ -88,14 +88,14 @@ fn pack_tree(
     out: &mut dyn Write,
 ) -> Result<(PackedLayer, Vec<Checkpoint>), LayerError> {
     let changes = changes.map_err(|errno| tree_error("open the root of", b"/", errno))?;
-    let mut packer = Packer::new(out);
-    packer.pass_over(&earlier[..shared(&changes, earlier)?]);
+    let mut packer = Packer::new(out, earlier);
     packer.directory(&Level { path: b"", changes: &changes, lower, is_opaque: false })?;
+    packer.pass_over()?;
     packer.out.finish()
 }
 
 /// Deeper trees run out of open files and stack; no path that deep can be given to a system call.
-pub(super) const MAX_DEPTH: usize = 1_000;
+const MAX_DEPTH: usize = 1_000;
 
 struct Packer<'a> {
     out: Pending<'a>,
@@ -106,8 +106,8 @@ struct Packer<'a> {
     depth: usize,
     /// The names of the layer's own directories so far.
     trace: Trace,
-    /// The first so many names are in the archive already.
-    passed_over: u64,
+    /// While it is not known yet how much of an earlier archive this one begins with.
+    resuming: Option<Resuming<'a>>,
     /// A name may have been left out for what lies below, which passing over cannot know.
     is_plain: bool,
 }
@@ -124,37 +124,84 @@ struct Level<'a> {
 }
 
 /// One name in it.
-struct Found<'a> {
-    name: &'a CStr,
+pub(super) struct Found {
+    name: CString,
     path: Vec<u8>,
     change: Change,
     below: Option<MergedEntry>,
+    /// Where a symbolic link points.
+    link: CString,
+    /// Where the walk stands behind it.
+    mark: Mark,
+}
+
+/// What the walk meets, in the order of the archive.
+pub(super) enum Event {
+    /// A directory begins. Its path ends with a slash.
+    Directory { path: Vec<u8>, metadata: Metadata, is_same: bool },
+    /// It ends.
+    EndOfDirectory { path: Vec<u8> },
+    /// Anything else.
+    Found(Box<Found>),
+}
+
+impl Event {
+    /// The inode and the path of a file that may have further names behind it.
+    pub(super) fn linked(self) -> Option<((u64, u64), Vec<u8>)> {
+        let Event::Found(found) = self else { return None };
+        let stat = found.change.stat;
+        let is_linked = stat.st_nlink > 1 && !tree::is_whiteout(&stat);
+        is_linked.then_some((inode_of(&stat), found.path))
+    }
 }
 
 impl<'a> Packer<'a> {
-    fn new(out: &'a mut dyn Write) -> Self {
+    fn new(out: &'a mut dyn Write, earlier: &'a [Checkpoint]) -> Self {
         Packer {
             out: Pending::new(out),
             unwritten: Vec::new(),
             links: HashMap::new(),
             depth: 0,
             trace: Trace::new(),
-            passed_over: 0,
+            resuming: Resuming::new(earlier),
             is_plain: true,
         }
     }
 
-    /// Goes on behind the last of these checkpoints.
-    fn pass_over(&mut self, checkpoints: &[Checkpoint]) {
-        if let Some(last) = checkpoints.last()
-            && self.out.resume(checkpoints)
-        {
-            self.passed_over = last.names;
-        }
+    /// Ends the search for the end of what an earlier archive has too: goes on behind that.
+    fn pass_over(&mut self) -> Result<(), LayerError> {
+        let Some(resuming) = self.resuming.take() else { return Ok(()) };
+        let (shared, events) = resuming.end();
+        self.out.resume(shared);
+        events.into_iter().try_for_each(|event| self.write(event))
     }
 
-    fn is_passed_over(&self) -> bool {
-        self.trace.names() <= self.passed_over
+    /// Takes what the walk met, and writes it unless an earlier archive has it.
+    fn meet(&mut self, event: Event) -> Result<(), LayerError> {
+        let Some(resuming) = &mut self.resuming else { return self.write(event) };
+        if !resuming.meet(event, &self.trace, &mut self.links) {
+            self.pass_over()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, event: Event) -> Result<(), LayerError> {
+        match event {
+            Event::Directory { path, metadata, is_same: true } => {
+                self.unwritten.push((path, metadata));
+                Ok(())
+            }
+            Event::Directory { path, metadata, is_same: false } => {
+                self.write_parents()?;
+                self.out.entry(&path, Kind::Directory, &metadata)
+            }
+            Event::EndOfDirectory { path } => {
+                // If nothing in it was written, neither is it.
+                self.unwritten.pop_if(|(unwritten, _)| *unwritten == path);
+                Ok(())
+            }
+            Event::Found(found) => self.write_found(*found),
+        }
     }
 
     /// Writes what is in a directory.
@@ -162,6 +209,7 @@ impl<'a> Packer<'a> {
         let list = |errno| tree_error("list", level.path, errno);
         let mut names = level.changes.names().map_err(list)?;
         if level.is_opaque {
+            self.pass_over()?;
             self.is_plain = false;
             names.extend(level.lower.names().map_err(list)?);
             names.sort_unstable();
@@ -172,75 +220,84 @@ impl<'a> Packer<'a> {
             let read = |errno| tree_error("read", &path, errno);
             let below = level.lower.entry(&name).map_err(read)?;
             match level.changes.entry(&name).map_err(read)? {
-                Some(change) => self.found(level, Found { name: &name, path, change, below })?,
-                None if level.is_opaque => self.whiteout(level, &name, below.is_some())?,
+                Some(change) => self.found(level, name, path, change, below)?,
+                None if level.is_opaque => {
+                    self.whiteout(&path, below.is_some(), self.trace.mark())?
+                }
                 None => return Err(read(Errno::NOENT)),
             }
         }
         Ok(())
     }
 
-    fn found(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        let is_whiteout = tree::is_whiteout(&found.change.stat);
-        if found.name.to_bytes().starts_with(WHITEOUT_PREFIX) && !is_whiteout {
-            return Err(LayerError::ReservedName { name: printable(&found.path) });
+    fn found(
+        &mut self,
+        level: &Level<'_>,
+        name: CString,
+        path: Vec<u8>,
+        change: Change,
+        below: Option<MergedEntry>,
+    ) -> Result<(), LayerError> {
+        if name.to_bytes().starts_with(WHITEOUT_PREFIX) && !tree::is_whiteout(&change.stat) {
+            return Err(LayerError::ReservedName { name: printable(&path) });
         }
-        let read = |errno| tree_error("read", &found.path, errno);
-        let file_type = FileType::from_raw_mode(found.change.stat.st_mode);
-        let link = match file_type {
-            FileType::Directory => return self.subdirectory(level, found),
-            FileType::Symlink => {
-                readlinkat(&found.change.dir, found.name, Vec::new()).map_err(read)?
-            }
+        let link = match FileType::from_raw_mode(change.stat.st_mode) {
+            FileType::Directory => return self.subdirectory(level, &name, path, &change, below),
+            FileType::Symlink => readlinkat(&change.dir, &name, Vec::new())
+                .map_err(|errno| tree_error("read", &path, errno))?,
             _ => CString::default(),
         };
-        self.trace.add(&found.path, &found.change.stat, &Metadata::default(), link.to_bytes());
-        if self.is_passed_over() {
-            // Its parents are in the archive with it.
-            self.unwritten.clear();
-            if found.change.stat.st_nlink > 1 && !is_whiteout {
-                self.links.entry(inode_of(&found.change.stat)).or_insert(found.path);
-            }
-            return Ok(());
-        }
-        match file_type {
-            _ if is_whiteout => self.whiteout(level, found.name, found.below.is_some()),
-            FileType::RegularFile => self.file(found),
-            FileType::Symlink => self.symlink(&found, &link),
-            FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
-                self.special(&found)
-            }
-            // A socket means nothing without its process; what it replaced is gone all the same.
-            _ => self.whiteout(level, found.name, found.below.is_some()),
-        }
+        self.trace.add(&path, &change.stat, &Metadata::default(), link.to_bytes());
+        let mark = self.trace.mark();
+        self.meet(Event::Found(Box::new(Found { name, path, change, below, link, mark })))
     }
 
-    fn symlink(&mut self, found: &Found<'_>, target: &CStr) -> Result<(), LayerError> {
+    fn write_found(&mut self, found: Found) -> Result<(), LayerError> {
+        match FileType::from_raw_mode(found.change.stat.st_mode) {
+            _ if tree::is_whiteout(&found.change.stat) => {}
+            FileType::RegularFile => return self.file(found),
+            FileType::Symlink => return self.symlink(&found),
+            FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
+                return self.special(&found);
+            }
+            // A socket means nothing without its process; what it replaced is gone all the same.
+            _ => {}
+        }
+        self.whiteout(&found.path, found.below.is_some(), found.mark)
+    }
+
+    fn symlink(&mut self, found: &Found) -> Result<(), LayerError> {
         let read = |errno| tree_error("read", &found.path, errno);
         let metadata = tree::read_metadata(&found.change.stat, None).map_err(read)?;
         if let Some(below) = &found.below
             && has_same_stat(&found.change.stat, &below.stat)
-            && *readlinkat(below.dir(), found.name, Vec::new()).map_err(read)? == *target
+            && readlinkat(below.dir(), &found.name, Vec::new()).map_err(read)? == found.link
         {
             self.is_plain = false;
             return Ok(());
         }
-        self.write(found, Kind::Symlink { target: target.to_bytes() }, &metadata)
+        self.write_entry(found, Kind::Symlink { target: found.link.to_bytes() }, &metadata)
     }
 
-    fn subdirectory(&mut self, level: &Level<'_>, found: Found<'_>) -> Result<(), LayerError> {
-        let read = |errno| tree_error("read", &found.path, errno);
+    fn subdirectory(
+        &mut self,
+        level: &Level<'_>,
+        name: &CStr,
+        path: Vec<u8>,
+        change: &Change,
+        below: Option<MergedEntry>,
+    ) -> Result<(), LayerError> {
+        let read = |errno| tree_error("read", &path, errno);
         if self.depth == MAX_DEPTH {
             return Err(read(Errno::NAMETOOLONG));
         }
-        let changes = level.changes.below(found.name, &found.change).map_err(read)?;
-        let metadata = tree::read_metadata(&found.change.stat, changes.topmost()).map_err(read)?;
-        self.trace.add(&found.path, &found.change.stat, &metadata, b"");
-        let lower = match &found.below {
-            Some(below) => level.lower.dir_of(found.name, below).map_err(read)?,
+        let changes = level.changes.below(name, change).map_err(read)?;
+        let metadata = tree::read_metadata(&change.stat, changes.topmost()).map_err(read)?;
+        let lower = match &below {
+            Some(below) => level.lower.dir_of(name, below).map_err(read)?,
             None => MergedDir::default(),
         };
-        let is_same = match (&found.below, lower.topmost()) {
+        let is_same = match (&below, lower.topmost()) {
             (Some(below), Some(dir)) => {
                 // The time of a directory alone is no change (BuildKit's rule): whatever is made
                 // in `/tmp` and taken away again leaves no trace.
@@ -251,25 +308,19 @@ impl<'a> Packer<'a> {
             _ => false,
         };
         let is_opaque = level.is_opaque || changes.is_opaque();
-        let path = [&found.path[..], b"/"].concat();
-        if is_same {
-            self.unwritten.push((path.clone(), metadata));
-        } else if !self.is_passed_over() {
-            self.write_parents()?;
-            self.out.entry(&path, Kind::Directory, &metadata)?;
-        }
+        self.trace.add(&path, &change.stat, &metadata, b"");
+        let path = [&path[..], b"/"].concat();
+        self.meet(Event::Directory { path: path.clone(), metadata, is_same })?;
         self.depth += 1;
         self.directory(&Level { path: &path, changes: &changes, lower: &lower, is_opaque })?;
         self.depth -= 1;
-        // If nothing in it was written, neither is it.
-        self.unwritten.pop_if(|(unwritten, _)| *unwritten == path);
-        Ok(())
+        self.meet(Event::EndOfDirectory { path })
     }
 
-    fn file(&mut self, found: Found<'_>) -> Result<(), LayerError> {
+    fn file(&mut self, found: Found) -> Result<(), LayerError> {
         let to_read = ToRead {
             dir: Arc::clone(&found.change.dir),
-            name: found.name.to_owned(),
+            name: found.name,
             stat: found.change.stat,
             is_further: self.links.contains_key(&inode_of(&found.change.stat)),
         };
@@ -291,10 +342,10 @@ impl<'a> Packer<'a> {
         self.write_parents()?;
         let size = found.change.stat.st_size as u64;
         self.out.file(PendingFile { path: found.path, size, first, source })?;
-        self.end_entry()
+        self.end_entry(found.mark)
     }
 
-    fn special(&mut self, found: &Found<'_>) -> Result<(), LayerError> {
+    fn special(&mut self, found: &Found) -> Result<(), LayerError> {
         let is_same = |below: &MergedEntry| {
             has_same_stat(&found.change.stat, &below.stat)
                 && found.change.stat.st_rdev == below.stat.st_rdev
@@ -315,13 +366,13 @@ impl<'a> Packer<'a> {
             FileType::BlockDevice => device(true),
             _ => Kind::Fifo,
         };
-        self.write(found, kind, &metadata)
+        self.write_entry(found, kind, &metadata)
     }
 
     /// Writes an entry that has no content, as a hard link if an earlier one is the same inode.
-    fn write(
+    fn write_entry(
         &mut self,
-        found: &Found<'_>,
+        found: &Found,
         kind: Kind<'_>,
         metadata: &Metadata,
     ) -> Result<(), LayerError> {
@@ -329,7 +380,7 @@ impl<'a> Packer<'a> {
         let kind = first.as_ref().map_or(kind, |target| Kind::HardLink { target });
         self.write_parents()?;
         self.out.entry(&found.path, kind, metadata)?;
-        self.end_entry()
+        self.end_entry(found.mark)
     }
 
     /// The earlier entry that is the same inode; if there is none, this one is the first.
@@ -346,24 +397,25 @@ impl<'a> Packer<'a> {
         }
     }
 
+    /// Deletes what the layers below have at `path`.
     fn whiteout(
         &mut self,
-        level: &Level<'_>,
-        name: &CStr,
+        path: &[u8],
         hides_something: bool,
+        mark: Mark,
     ) -> Result<(), LayerError> {
         if !hides_something {
             return Ok(());
         }
         self.write_parents()?;
-        let path = [level.path, WHITEOUT_PREFIX, name.to_bytes()].concat();
+        let name = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let path = [&path[..name], WHITEOUT_PREFIX, &path[name..]].concat();
         self.out.entry(&path, Kind::Whiteout, &Metadata::default())?;
-        self.end_entry()
+        self.end_entry(mark)
     }
 
-    fn end_entry(&mut self) -> Result<(), LayerError> {
-        let Packer { out, trace, is_plain, .. } = self;
-        out.end_entry(is_plain.then(|| trace.mark()))
+    fn end_entry(&mut self, mark: Mark) -> Result<(), LayerError> {
+        self.out.end_entry(self.is_plain.then_some(mark))
     }
 
     fn write_parents(&mut self) -> Result<(), LayerError> {

@@ -58,8 +58,8 @@ impl<'a> Pending<'a> {
     }
 
     /// See [`Digesting::resume`].
-    pub(super) fn resume(&mut self, checkpoints: &[Checkpoint]) -> bool {
-        self.out.resume(checkpoints)
+    pub(super) fn resume(&mut self, checkpoints: &[Checkpoint]) {
+        self.out.resume(checkpoints);
     }
 
     /// Takes an entry that has no content.

@@ -1,78 +1,65 @@
-//! Which checkpoint of an earlier packing a tree has come past.
+//! How much of an earlier archive a layer begins with.
+//!
+//! The walk goes through the layer as ever, but what it meets is held back until it comes to the
+//! next checkpoint of the earlier packing: if that holds here too, everything until there is in the
+//! earlier archive, and is dropped. Where it does not, or behind the last one, what is held is
+//! written like all that follows.
 
-use rustix::fs::{FileType, readlinkat};
-use rustix::io::Errno;
+use std::collections::HashMap;
 
-use super::changes::Changes;
 use super::checkpoint::{Checkpoint, Trace};
-use super::pack::MAX_DEPTH;
-use super::tree_error;
-use crate::error::LayerError;
-use crate::tree::{self, Metadata};
+use super::pack::Event;
 
-/// How many of the checkpoints, which are of a layer on the same parent, hold of `upper` too. No
-/// file is opened for that.
-pub(super) fn shared(upper: &Changes, checkpoints: &[Checkpoint]) -> Result<usize, LayerError> {
-    let mut walk = Walk { checkpoints, shared: 0, trace: Trace::new() };
-    if !checkpoints.is_empty() {
-        walk.directory(upper, b"", 0)?;
-    }
-    Ok(walk.shared)
-}
+/// Each directory that is held keeps a file open, and a chunk has a thousand names.
+const HELD_DIRECTORIES: usize = 256;
 
-struct Walk<'a> {
+pub(super) struct Resuming<'a> {
+    /// Of a layer on the same parent.
     checkpoints: &'a [Checkpoint],
+    /// How many of them hold.
     shared: usize,
-    trace: Trace,
+    /// What was met since the last of these.
+    held: Vec<Event>,
+    held_directories: usize,
 }
 
-impl Walk<'_> {
-    /// Whether to go on.
-    fn directory(&mut self, dir: &Changes, path: &[u8], depth: usize) -> Result<bool, LayerError> {
-        let names = dir.names().map_err(|errno| tree_error("list", path, errno))?;
-        for name in names {
-            let path = [path, name.to_bytes()].concat();
-            let read = |errno| tree_error("read", &path, errno);
-            let change = dir.entry(&name).map_err(read)?;
-            let change = change.ok_or_else(|| read(Errno::NOENT))?;
-            let stat = change.stat;
-            let goes_on = match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => {
-                    let below = dir.below(&name, &change).map_err(read)?;
-                    if depth == MAX_DEPTH || below.is_opaque() {
-                        return Ok(false);
-                    }
-                    let metadata = tree::read_metadata(&stat, below.topmost()).map_err(read)?;
-                    self.trace.add(&path, &stat, &metadata, b"");
-                    self.compare()
-                        && self.directory(&below, &[&path[..], b"/"].concat(), depth + 1)?
-                }
-                FileType::Symlink => {
-                    let link = readlinkat(&change.dir, &name, Vec::new()).map_err(read)?;
-                    self.trace.add(&path, &stat, &Metadata::default(), link.to_bytes());
-                    self.compare()
-                }
-                _ => {
-                    self.trace.add(&path, &stat, &Metadata::default(), b"");
-                    self.compare()
-                }
-            };
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+impl<'a> Resuming<'a> {
+    /// `None` if there is nothing to look for.
+    pub(super) fn new(checkpoints: &'a [Checkpoint]) -> Option<Self> {
+        let readable = checkpoints.iter().take_while(|one| one.hasher().is_some()).count();
+        let checkpoints = &checkpoints[..readable];
+        let has_any = !checkpoints.is_empty();
+        has_any.then(|| Self { checkpoints, shared: 0, held: Vec::new(), held_directories: 0 })
     }
 
-    /// Looks whether the next checkpoint is here; `false` if there is none, or another one.
-    fn compare(&mut self) -> bool {
-        let Some(next) = self.checkpoints.get(self.shared) else { return false };
-        if self.trace.names() == next.names {
-            if self.trace.mark().trace != next.trace {
-                return false;
-            }
-            self.shared += 1;
+    /// Takes what the walk met last; `false` if there is no use in going on. `links` gets the first
+    /// names of what is dropped.
+    pub(super) fn meet(
+        &mut self,
+        event: Event,
+        trace: &Trace,
+        links: &mut HashMap<(u64, u64), Vec<u8>>,
+    ) -> bool {
+        self.held_directories += usize::from(matches!(event, Event::Directory { .. }));
+        let is_end = matches!(event, Event::EndOfDirectory { .. });
+        self.held.push(event);
+        let next = &self.checkpoints[self.shared];
+        if is_end || trace.names() < next.names {
+            return self.held_directories <= HELD_DIRECTORIES;
         }
-        self.trace.names() < self.checkpoints.last().map_or(0, |last| last.names)
+        if trace.mark().trace != next.trace {
+            return false;
+        }
+        self.shared += 1;
+        self.held_directories = 0;
+        for (inode, path) in self.held.drain(..).filter_map(Event::linked) {
+            links.entry(inode).or_insert(path);
+        }
+        self.shared < self.checkpoints.len()
+    }
+
+    /// What the archives share, and what is to be written behind that.
+    pub(super) fn end(self) -> (&'a [Checkpoint], Vec<Event>) {
+        (&self.checkpoints[..self.shared], self.held)
     }
 }
