@@ -10,7 +10,7 @@
 //! Of a context, owners are 0:0 and `security.capability` is not there, because copies of it are
 //! made that way. A directory that is selected for its contents does not count itself.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ use crate::filter::{Filter, FilterState, Verdict, matchers};
 use crate::merged::{Dir, Entry, Kind, Meta, Xattrs, display_path};
 use crate::pattern::{PatternMatcher, components, has_wildcards};
 use crate::source_tree::{Found, SourceTree, join};
-use crate::stat_cache::Known;
+use crate::stat_cache::{Known, Listing};
 
 /// Bytes of a file that are hashed at a time.
 const CHUNK: usize = 256 * 1024;
@@ -218,22 +218,28 @@ impl SourceTree {
             ExecutorError::file(attempt, display_path([OsStr::from_bytes(path)]))
         };
         let names = dir.names().map_err(failed("list", path))?;
-        let parts: Vec<Vec<Item>> = names
+        let look = |name: OsString| {
+            let looked_up = dir.lookup(&name);
+            // Without an entry it is gone meanwhile.
+            let entry = looked_up.map_err(|e| failed("look at", &child(path, &name))(e))?;
+            Ok(entry.map(|entry| (name, entry)))
+        };
+        let listing = names.into_par_iter().with_min_len(8).map(look);
+        let listing = listing.filter_map(Result::transpose);
+        let listing = listing.collect::<Result<Listing, ExecutorError>>()?;
+        let parts: Vec<Vec<Item>> = listing
             .par_iter()
             .with_min_len(8)
-            .map(|name| {
+            .map(|(name, entry)| {
                 let path = child(path, name);
                 let relative = child(relative, name);
-                let Some(entry) = dir.lookup(name).map_err(failed("look at", &path))? else {
-                    return Ok(Vec::new()); // Gone meanwhile.
-                };
                 let is_dir = entry.meta.kind == Kind::Dir;
                 let (verdict, state) = filter.judge(state, &path, &relative, is_dir);
                 if verdict == Verdict::Skip {
                     return Ok(Vec::new());
                 }
                 if !is_dir {
-                    return Ok(vec![self.item(dir, name, &entry, relative, &path)?]);
+                    return Ok(vec![self.item(dir, name, entry, relative, &path)?]);
                 }
                 let below = dir.open_dir(name).map_err(failed("open", &path))?;
                 let items = self.items_below(&below, &path, &relative, &state, filter)?;
@@ -247,6 +253,11 @@ impl SourceTree {
                 Ok(all)
             })
             .collect::<Result<_, ExecutorError>>()?;
+        if let Some(cache) = &self.cache
+            && let Some(meta) = dir.meta().map_err(failed("look at", path))?
+        {
+            cache.keep_listing(&meta, listing);
+        }
         Ok(parts.into_iter().flatten().collect())
     }
 

@@ -11,13 +11,14 @@
 //! ```
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cache::hash::Fingerprint;
 
-use crate::merged::Meta;
+use crate::merged::{Entry, Meta};
 
 const MAGIC: &[u8; 8] = b"STRKCTX1";
 const RECORD: usize = 24 + 2 * 12 + 64;
@@ -26,6 +27,10 @@ const RECORD: usize = 24 + 2 * 12 + 64;
 const TICK: Duration = Duration::from_millis(30);
 /// Some file systems keep whole seconds (ext3), some even ones (FAT).
 const COARSE_TICK: Duration = Duration::from_secs(3);
+/// A listing that is older says nothing: what changes in it meanwhile is copied as it is then.
+const LISTING_AGE: Duration = Duration::from_secs(2);
+/// Names in all listings, a hundred-odd bytes each.
+const LISTED_NAMES: usize = 100_000;
 /// Above this many files the oldest knowledge is dropped; 128 MB of records.
 const LIMIT: usize = 1_000_000;
 
@@ -52,7 +57,19 @@ pub(crate) struct StatCache {
     file: PathBuf,
     old: HashMap<(u64, u64), (Stamp, Known)>,
     new: Mutex<HashMap<(u64, u64), (Stamp, Known)>>,
+    listings: Mutex<Listings>,
 }
+
+/// Directories as a walk has just found them, by device and inode: the copy that follows the walk
+/// for its key need not ask for each name again.
+#[derive(Debug, Default)]
+struct Listings {
+    of: HashMap<(u64, u64), (Instant, Listing)>,
+    names: usize,
+}
+
+/// The names of a directory, in the order of their bytes, and what they are.
+pub(crate) type Listing = Vec<(OsString, Entry)>;
 
 impl StatCache {
     /// Reads what `dir` remembers of the context at `root`; nothing if that is unreadable.
@@ -60,14 +77,14 @@ impl StatCache {
         use std::os::unix::ffi::OsStrExt;
         let file = dir.join(Fingerprint::of(root.as_os_str().as_bytes()).to_string());
         let old = fs_err::read(&file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { file, old, new: Mutex::default() }
+        Self { file, old, new: Mutex::default(), listings: Mutex::default() }
     }
 
     pub(crate) fn get(&self, meta: &Meta) -> Option<Known> {
         let key = (meta.device, meta.inode);
         let fits = |entry: &(Stamp, Known)| (entry.0 == Stamp::of(meta)).then_some(entry.1);
         self.old.get(&key).and_then(fits).or_else(|| {
-            let new = self.new.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let new = lock(&self.new);
             new.get(&key).and_then(fits)
         })
     }
@@ -75,14 +92,34 @@ impl StatCache {
     /// Remembers what was read of a file whose `meta` was taken at `now`, before reading it.
     pub(crate) fn insert(&self, meta: &Meta, known: Known, now: SystemTime) {
         if is_settled(meta, now) {
-            let mut new = self.new.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut new = lock(&self.new);
             new.insert((meta.device, meta.inode), (Stamp::of(meta), known));
         }
     }
 
+    /// Keeps what a walk has just found in a directory, for [`StatCache::take_listing`].
+    pub(crate) fn keep_listing(&self, directory: &Meta, listing: Listing) {
+        let mut listings = lock(&self.listings);
+        if listings.names + listing.len() <= LISTED_NAMES {
+            listings.names += listing.len();
+            let key = (directory.device, directory.inode);
+            if let Some((_, old)) = listings.of.insert(key, (Instant::now(), listing)) {
+                listings.names -= old.len();
+            }
+        }
+    }
+
+    /// What was found in a directory a moment ago; once.
+    pub(crate) fn take_listing(&self, directory: &Meta) -> Option<Listing> {
+        let mut listings = lock(&self.listings);
+        let (taken, listing) = listings.of.remove(&(directory.device, directory.inode))?;
+        listings.names -= listing.len();
+        (taken.elapsed() < LISTING_AGE).then_some(listing)
+    }
+
     /// Writes what is new, if anything is.
     pub(crate) fn save(&self) -> std::io::Result<()> {
-        let new = self.new.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let new = lock(&self.new);
         if new.is_empty() {
             return Ok(());
         }
@@ -115,6 +152,10 @@ pub(crate) fn is_settled(meta: &Meta, now: SystemTime) -> bool {
     let Ok(seconds) = u64::try_from(meta.ctime.0) else { return true };
     let changed = UNIX_EPOCH + Duration::new(seconds, meta.ctime.1);
     now.duration_since(changed).is_ok_and(|age| age > tick)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encode(entries: &HashMap<(u64, u64), (Stamp, Known)>) -> Vec<u8> {

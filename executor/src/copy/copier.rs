@@ -17,6 +17,7 @@ use crate::filter::{Filter, FilterState, Verdict};
 use crate::merged::{Dir, Entry, Kind, Located, Meta, Xattrs, display_path};
 use crate::selection::child;
 use crate::source_tree::{SourceTree, join};
+use crate::stat_cache::Listing;
 
 /// Fewer names of a directory are left to one thread: the kernel lets only one at a time make files
 /// in a directory, so that threads go to other directories first.
@@ -51,6 +52,32 @@ impl Copier<'_> {
         target: &Arc<TargetDir>,
         walk: &Walk<'_>,
     ) -> Result<(), ExecutorError> {
+        let (dirs, files): (Vec<_>, Vec<_>) = self
+            .listing(dir, walk)?
+            .into_iter()
+            .partition(|(_, entry)| entry.meta.kind == Kind::Dir);
+        let copy = |(name, entry): &(OsString, Entry)| {
+            match self.below(dir, name, entry, target, walk) {
+                // Gone meanwhile.
+                Err(_) if matches!(dir.lookup(name), Ok(None)) => Ok(()),
+                copied => copied,
+            }
+        };
+        let (files, dirs) = rayon::join(
+            || files.par_iter().with_min_len(NAMES_AT_ONCE).try_for_each(copy),
+            || dirs.par_iter().try_for_each(copy),
+        );
+        files.and(dirs)
+    }
+
+    /// What is in a directory; as the walk for the key found it, if that was a moment ago.
+    fn listing(&self, dir: &Dir, walk: &Walk<'_>) -> Result<Listing, ExecutorError> {
+        if let Some(cache) = &self.source.cache
+            && let Some(meta) = dir.meta().map_err(walk.failed("look at"))?
+            && let Some(listing) = cache.take_listing(&meta)
+        {
+            return Ok(listing);
+        }
         let names = dir.names().map_err(walk.failed("list"))?;
         let look = |name: OsString| match dir.lookup(&name).map_err(walk.failed("look at")) {
             // Gone meanwhile.
@@ -58,17 +85,7 @@ impl Copier<'_> {
             Ok(Some(entry)) => Some(Ok((name, entry))),
             Err(error) => Some(Err(error)),
         };
-        let names = names.into_par_iter().with_min_len(NAMES_AT_ONCE).filter_map(look);
-        let (dirs, files): (Vec<_>, Vec<_>) = names
-            .collect::<Result<Vec<_>, ExecutorError>>()?
-            .into_iter()
-            .partition(|(_, entry)| entry.meta.kind == Kind::Dir);
-        let copy = |(name, entry): &(OsString, Entry)| self.below(dir, name, entry, target, walk);
-        let (files, dirs) = rayon::join(
-            || files.par_iter().with_min_len(NAMES_AT_ONCE).try_for_each(copy),
-            || dirs.par_iter().try_for_each(copy),
-        );
-        files.and(dirs)
+        names.into_par_iter().with_min_len(NAMES_AT_ONCE).filter_map(look).collect()
     }
 
     /// Copies one name of a directory, with what is below it, as far as the filter takes it.
