@@ -1,5 +1,6 @@
 //! Tests of the crate as its users see it.
 
+mod amend;
 mod bundle;
 mod checkpoints;
 mod gc;
