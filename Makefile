@@ -23,6 +23,7 @@ bench: ## print the table of figures: strake beside its peers on this machine
 	@bench/thousand
 	@bench/growth
 	@scripts/with-tools bench/contexts
+	@scripts/with-tools bench/travel
 	@cargo test --release --quiet -p frontend-cli --bin strake -- speed_tests --nocapture
 	@STRAKE_BENCH_VERTICES=100000 cargo test --release --quiet -p solver --test it -- speed --nocapture
 

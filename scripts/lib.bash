@@ -17,7 +17,7 @@ declare -A package_of=(
 )
 test_programs=(skopeo buildah podman umoci docker-registry mmdebstrap python3 pip3 setpriv unshare git tar
     dpkg-deb setcap gcc ssh-add strace script xz bzip2)
-bench_programs=(buildah podman runc python3 unshare mkfs.ext4 gcc)
+bench_programs=(buildah podman runc docker-registry python3 unshare mkfs.ext4 gcc)
 
 PATH=$PATH:/usr/sbin:/sbin
 say() { printf '==> %s\n' "$*"; }
