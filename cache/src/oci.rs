@@ -12,7 +12,7 @@ mod platform;
 
 pub use configuration::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfiguration, RootFs};
 pub use digest::{ChainId, DiffId, Digest, DigestError};
-pub(crate) use digest::{decode_hex, encode_hex};
+pub(crate) use digest::{decode_hex, encode_hex, hex_digits};
 pub use name::{ImageName, ImageNameError};
 pub use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType, OciLayout};
 pub use platform::{Platform, PlatformError};

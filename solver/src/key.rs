@@ -219,9 +219,17 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn new(prefix: fmt::Arguments<'_>, sink: Sink<'a>) -> Parts<'a> {
-        let name = prefix.to_string();
-        Parts { prefix: name.len(), name, sink }
+    fn new(sink: Sink<'a>) -> Parts<'a> {
+        Parts { name: String::new(), prefix: 0, sink }
+    }
+
+    /// The same, for parts whose names begin with `prefix`.
+    fn below(&mut self, prefix: fmt::Arguments<'_>) -> &mut Self {
+        self.name.clear();
+        // Writing to a string never fails.
+        let _ = self.name.write_fmt(prefix);
+        self.prefix = self.name.len();
+        self
     }
 
     fn add(&mut self, part: &str, value: &str) {
@@ -243,11 +251,6 @@ impl<'a> Parts<'a> {
 }
 
 fn op_parts(vertex: &Vertex, sink: Sink<'_>) {
-    let roles = vertex.inputs.iter().map(|input| match input.role {
-        InputRole::Rootfs => "rootfs",
-        InputRole::Content(_) => "content",
-        InputRole::Whole => "whole",
-    });
     match &vertex.op {
         Op::Source(source) => source_parts(source, sink),
         Op::Exec(exec) => exec_parts(exec, sink),
@@ -255,7 +258,16 @@ fn op_parts(vertex: &Vertex, sink: Sink<'_>) {
         Op::Merge(_) => sink("op", "merge"),
     }
     if !vertex.inputs.is_empty() {
-        sink("inputs", &roles.collect::<Vec<_>>().join(" "));
+        let mut roles = String::new();
+        for input in &vertex.inputs {
+            roles.push_str(if roles.is_empty() { "" } else { " " });
+            roles.push_str(match input.role {
+                InputRole::Rootfs => "rootfs",
+                InputRole::Content(_) => "content",
+                InputRole::Whole => "whole",
+            });
+        }
+        sink("inputs", &roles);
     }
 }
 
@@ -263,14 +275,16 @@ fn input_parts(identity: Option<&Content>, inputs: &[InputKey<'_>], sink: Sink<'
     if let Some(content) = identity {
         sink("identity", &content.fingerprint.to_string());
     }
-    let mut name = String::new();
+    let (mut name, mut value) = (String::new(), String::new());
     for (index, input) in inputs.iter().enumerate() {
         name.clear();
         let _ = write!(name, "input.{index}");
         match input {
             InputKey::Content(content) => sink(&name, &content.fingerprint.to_string()),
             InputKey::Chained { key, output, selector } => {
-                sink(&name, &format!("{}#{output}", key.0));
+                value.clear();
+                let _ = write!(value, "{}#{output}", key.0);
+                sink(&name, &value);
                 if let Some(selector) = selector {
                     name.push_str(".selector");
                     sink(&name, &json(selector));
@@ -319,7 +333,7 @@ fn git_parts(git: &GitSource, sink: Sink<'_>) {
     if let Some(commit) = pinned_commit(git) {
         sink("commit", commit);
     }
-    let mut parts = Parts::new(format_args!(""), sink);
+    let mut parts = Parts::new(sink);
     if let Some(subdir) = &git.subdir {
         parts.add("subdir", subdir);
     }
@@ -339,46 +353,48 @@ fn pinned_commit(git: &GitSource) -> Option<&str> {
 }
 
 fn exec_parts(exec: &ExecOp, sink: Sink<'_>) {
-    sink("op", "exec");
-    sink("args", &json(&exec.args));
-    let mut env = Parts::new(format_args!("env."), sink);
+    let mut parts = Parts::new(sink);
+    parts.add("op", "exec");
+    parts.add_json("args", &exec.args);
+    let env = parts.below(format_args!("env."));
     for (name, value) in exec.env.iter() {
         env.add(name, value);
     }
     for secret in &exec.secret_env {
         env.add(&secret.name, &format!("secret {} required={}", json(&secret.id), secret.required));
     }
-    sink("cwd", &exec.cwd);
-    sink("user", &exec.user);
-    sink("platform", &exec.platform.to_string());
+    let whole = parts.below(format_args!(""));
+    whole.add("cwd", &exec.cwd);
+    whole.add("user", &exec.user);
+    whole.add("platform", &exec.platform.to_string());
     if let Some(version) = &exec.platform.os_version {
-        sink("platform.os_version", version);
+        whole.add("platform.os_version", version);
     }
     if let Some(hostname) = &exec.hostname {
-        sink("hostname", hostname);
+        whole.add("hostname", hostname);
     }
     if exec.network != NetworkMode::Default {
-        sink("network", &json(&exec.network));
+        whole.add_json("network", &exec.network);
     }
     if exec.security != SecurityMode::Sandbox {
-        sink("security", &json(&exec.security));
+        whole.add_json("security", &exec.security);
     }
     if let Some(size) = exec.shm_size {
-        sink("shm_size", &size.to_string());
+        whole.add("shm_size", &size.to_string());
     }
-    let mut ulimits = Parts::new(format_args!("ulimit."), sink);
+    let ulimits = parts.below(format_args!("ulimit."));
     for limit in &exec.ulimits {
         ulimits.add(&limit.name, &format!("{}:{}", limit.soft, limit.hard));
     }
-    let mut devices = Parts::new(format_args!("device."), sink);
+    let devices = parts.below(format_args!("device."));
     for device in &exec.devices {
         devices.add(&device.name, &format!("required={}", device.required));
     }
-    let mut hosts = Parts::new(format_args!("host."), sink);
+    let hosts = parts.below(format_args!("host."));
     for host in &exec.extra_hosts {
         hosts.add(&host.name, "");
     }
-    let mut mounts = Parts::new(format_args!("mount."), sink);
+    let mounts = parts.below(format_args!("mount."));
     for mount in &exec.mounts {
         mounts.add(&mount.target, &mount_value(mount));
     }
@@ -408,20 +424,21 @@ fn mount_value(mount: &ExecMount) -> String {
 }
 
 fn file_parts(file: &FileOp, sink: Sink<'_>) {
-    sink("op", "file");
+    let mut parts = Parts::new(sink);
+    parts.add("op", "file");
     for (index, action) in file.actions.iter().enumerate() {
         match action {
             FileAction::Copy(copy) => {
-                copy_parts(copy, Parts::new(format_args!("copy.{index}."), sink));
+                copy_parts(copy, parts.below(format_args!("copy.{index}.")));
             }
             FileAction::Mkdir(mkdir) => {
-                mkdir_parts(mkdir, Parts::new(format_args!("mkdir.{index}."), sink));
+                mkdir_parts(mkdir, parts.below(format_args!("mkdir.{index}.")));
             }
         }
     }
 }
 
-fn copy_parts(copy: &CopyAction, mut parts: Parts<'_>) {
+fn copy_parts(copy: &CopyAction, parts: &mut Parts<'_>) {
     parts.add("input", &copy.input.to_string());
     parts.add_json("sources", &source_names(copy));
     parts.add("dest", &copy.dest);
@@ -464,7 +481,7 @@ fn source_names(copy: &CopyAction) -> Vec<&str> {
     shown.collect()
 }
 
-fn mkdir_parts(mkdir: &MkdirAction, mut parts: Parts<'_>) {
+fn mkdir_parts(mkdir: &MkdirAction, parts: &mut Parts<'_>) {
     parts.add("path", &mkdir.path);
     parts.add("mode", &format!("{:04o}", mkdir.mode));
     if let Some(owner) = &mkdir.owner {

@@ -72,12 +72,17 @@ impl FromStr for Digest {
 
 /// Lower-case hex of any bytes.
 pub(crate) fn encode_hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend(hex_digits(*byte).map(char::from));
+    }
+    text
+}
+
+/// The two lower-case hex digits of a byte.
+pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 /// Exactly `N` bytes from exactly `2 * N` lower-case hex digits.
