@@ -143,6 +143,17 @@ pub fn ingredients(
     parts
 }
 
+/// [`ingredients`], and [`content_ingredients`] behind them.
+pub(crate) fn all_ingredients(
+    vertex: &Vertex,
+    identity: Option<&Content>,
+    inputs: &[InputKey<'_>],
+) -> Vec<Ingredient> {
+    let mut parts = ingredients(vertex, identity, inputs);
+    parts.extend(content_ingredients(identity, inputs));
+    parts
+}
+
 /// The most parts of one content that a record keeps: enough to name the changed file in any tree
 /// that a person would look through, small enough for a row.
 const CONTENT_PARTS: usize = 4096;
@@ -220,7 +231,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(sink: Sink<'a>) -> Parts<'a> {
-        Parts { name: String::new(), prefix: 0, sink }
+        Parts { name: String::with_capacity(32), prefix: 0, sink }
     }
 
     /// The same, for parts whose names begin with `prefix`.
@@ -275,7 +286,7 @@ fn input_parts(identity: Option<&Content>, inputs: &[InputKey<'_>], sink: Sink<'
     if let Some(content) = identity {
         sink("identity", &content.fingerprint.to_string());
     }
-    let (mut name, mut value) = (String::new(), String::new());
+    let (mut name, mut value) = (String::with_capacity(32), String::with_capacity(80));
     for (index, input) in inputs.iter().enumerate() {
         name.clear();
         let _ = write!(name, "input.{index}");

@@ -11,6 +11,7 @@
 mod admission;
 mod error;
 mod event;
+mod finished;
 pub mod key;
 pub mod llb;
 mod records;

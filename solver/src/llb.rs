@@ -93,6 +93,14 @@ impl Input {
     pub fn whole(edge: impl Into<Edge>) -> Input {
         Input { edge: edge.into(), role: InputRole::Whole }
     }
+
+    /// The part that is read, where not everything is.
+    pub fn selector(&self) -> Option<&Selector> {
+        match &self.role {
+            InputRole::Content(selector) => Some(selector),
+            InputRole::Rootfs | InputRole::Whole => None,
+        }
+    }
 }
 
 /// How much of an input can change the result.

@@ -18,6 +18,12 @@ pub trait Records: Send + Sync + 'static {
     /// The record of a key.
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError>;
 
+    /// As [`Records::lookup`], for whoever does not look at [`Record::ingredients`]: they may be
+    /// missing.
+    fn lookup_outputs(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
+        self.lookup(key)
+    }
+
     /// Whether there is any record with this [`Record::op`]. A wrong "yes" costs time; a wrong "no"
     /// costs a hit.
     fn has_op(&self, op: &Fingerprint) -> Result<bool, RecordsError>;
@@ -38,6 +44,10 @@ pub struct RecordsError {
 impl Records for Index {
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
         Index::lookup(self, key).map_err(boxed)
+    }
+
+    fn lookup_outputs(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
+        Index::lookup_outputs(self, key).map_err(boxed)
     }
 
     fn has_op(&self, op: &Fingerprint) -> Result<bool, RecordsError> {
@@ -90,6 +100,19 @@ impl MemoryRecords {
 impl Records for MemoryRecords {
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
         Ok(self.memory().records.get(key).cloned())
+    }
+
+    fn lookup_outputs(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
+        let memory = self.memory();
+        let found = memory.records.get(key).map(|record| Record {
+            key: record.key,
+            op: record.op,
+            name: record.name.clone(),
+            outputs: record.outputs.clone(),
+            created: record.created.clone(),
+            ingredients: Vec::new(),
+        });
+        Ok(found)
     }
 
     fn has_op(&self, op: &Fingerprint) -> Result<bool, RecordsError> {

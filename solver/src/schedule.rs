@@ -290,7 +290,7 @@ impl Schedule {
         while let Some(vertex) = ready.pop() {
             let op = self.vertices[vertex].op;
             let inputs = self.keys.inputs(&self.definition, vertex);
-            let key = key::fast(op, self.keys.identity(vertex), &inputs);
+            let key = key::fast(op, self.keys.identity(vertex).map(Arc::as_ref), &inputs);
             self.keys.fast[vertex] = Some(key);
             self.reports[vertex].key = Some(key);
             self.look_up(vertex, key)?;
@@ -323,7 +323,7 @@ impl Schedule {
 
     /// A record whose trees are gone is no record.
     fn live_record(&mut self, vertex: usize, key: CacheKey) -> Result<Option<Record>, SolveError> {
-        let record = match self.shared.records.lookup(&key) {
+        let record = match self.shared.records.lookup_outputs(&key) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -434,7 +434,7 @@ impl Schedule {
     fn probed(&mut self, vertex: usize, probed: Option<Probed>) -> Result<(), SolveError> {
         if let Some(Probed { key, contents, hit, learned }) = probed {
             if let Some(record) = learned {
-                self.writer.store(vec![record], None);
+                self.writer.store_record(record);
             }
             self.vertices[vertex].slow = Some((key, contents));
             let usable = |record: &Record| record.outputs.len() >= self.plan.outputs[vertex];
@@ -442,8 +442,8 @@ impl Schedule {
             if let Some(record) = hit.filter(usable)
                 && !self.vertices[vertex].no_cache
             {
-                let records = self.records_of(vertex, &record.outputs, &record.created);
-                self.writer.store(records, None);
+                let finished = self.finished(vertex, &record.outputs, &record.created);
+                self.writer.store(finished, None);
                 return self.finish(vertex, &record.outputs, Origin::Slow, record.created);
             }
             if self.follow(vertex, key)? {
@@ -479,8 +479,8 @@ impl Schedule {
         claim: Option<Claim>,
     ) -> Result<(), SolveError> {
         let created = jiff::Timestamp::now().to_string();
-        let records = self.records_of(vertex, &outputs, &created);
-        self.writer.store(records, claim);
+        let finished = self.finished(vertex, &outputs, &created);
+        self.writer.store(finished, claim);
         self.finish(vertex, &outputs, Origin::Executed, created)
     }
 
@@ -532,8 +532,8 @@ impl Schedule {
     ) -> Result<(), SolveError> {
         // Who followed by a slow key has a fast key of its own.
         if self.vertices[vertex].slow.is_some() {
-            let records = self.records_of(vertex, outputs, &created);
-            self.writer.store(records, None);
+            let finished = self.finished(vertex, outputs, &created);
+            self.writer.store(finished, None);
         }
         self.finish(vertex, outputs, Origin::Shared, created)
     }

@@ -44,7 +44,7 @@ pub(crate) struct Probed {
     pub(crate) key: CacheKey,
     /// What it was made of: the content of each input.
     pub(crate) contents: Vec<Fingerprint>,
-    /// The result of the same op on the same content.
+    /// The result of the same op on the same content, perhaps without its ingredients.
     pub(crate) hit: Option<Record>,
     /// The newest record of the op, under the slow key that the comparison found it to have: worth
     /// storing, as the next build may come back to that content.
@@ -125,7 +125,7 @@ pub(crate) async fn probe(
     let contents = try_join_all(inputs.iter().map(|input| input.content(worker))).await;
     let Ok(contents) = contents else { return Ok(None) };
     let slow = key::slow(op, &contents);
-    if let Ok(Some(record)) = records.lookup(&slow)
+    if let Ok(Some(record)) = records.lookup_outputs(&slow)
         && is_there(worker, &record.outputs)?
     {
         return Ok(Some(Probed { key: slow, contents, hit: Some(record), learned: None }));

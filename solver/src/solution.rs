@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cache::index::{CacheKey, Ingredient, Output};
 
 use crate::key::{self, InputKey};
-use crate::llb::{Definition, InputRole, VertexId};
+use crate::llb::{Definition, VertexId};
 use crate::worker::Content;
 
 /// The outputs of a definition's targets, and how each vertex came to its result.
@@ -92,7 +92,7 @@ impl Decisions {
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     pub(crate) fast: Vec<Option<CacheKey>>,
-    contents: Vec<Option<Content>>,
+    contents: Vec<Option<Arc<Content>>>,
     input_contents: Vec<Vec<Option<usize>>>,
     identities: Vec<Option<usize>>,
 }
@@ -112,12 +112,17 @@ impl Keys {
     }
 
     pub(crate) fn set_content(&mut self, index: usize, content: Content) {
-        self.contents[index] = Some(content);
+        self.contents[index] = Some(Arc::new(content));
     }
 
     /// What an unpinned source is at present.
-    pub(crate) fn identity(&self, vertex: usize) -> Option<&Content> {
+    pub(crate) fn identity(&self, vertex: usize) -> Option<&Arc<Content>> {
         self.identities[vertex].and_then(|index| self.contents[index].as_ref())
+    }
+
+    /// The content of an input that is a context.
+    pub(crate) fn input_content(&self, vertex: usize, input: usize) -> Option<&Arc<Content>> {
+        self.input_contents[vertex][input].and_then(|index| self.contents[index].as_ref())
     }
 
     /// What a key takes from its inputs, all of which have their keys or contents.
@@ -128,14 +133,11 @@ impl Keys {
     ) -> Vec<InputKey<'a>> {
         let inputs = definition.vertices()[vertex].inputs.iter().zip(&self.input_contents[vertex]);
         let inputs = inputs.filter_map(|(input, content)| match content {
-            Some(index) => self.contents[*index].as_ref().map(InputKey::Content),
+            Some(index) => self.contents[*index].as_deref().map(InputKey::Content),
             None => self.fast[input.edge.vertex.0].map(|key| InputKey::Chained {
                 key,
                 output: input.edge.output,
-                selector: match &input.role {
-                    InputRole::Content(selector) => Some(selector),
-                    InputRole::Rootfs | InputRole::Whole => None,
-                },
+                selector: input.selector(),
             }),
         });
         inputs.collect()
@@ -144,9 +146,6 @@ impl Keys {
     pub(crate) fn ingredients(&self, definition: &Definition, vertex: usize) -> Vec<Ingredient> {
         let this = &definition.vertices()[vertex];
         let inputs = self.inputs(definition, vertex);
-        let identity = self.identity(vertex);
-        let mut parts = key::ingredients(this, identity, &inputs);
-        parts.extend(key::content_ingredients(identity, &inputs));
-        parts
+        key::all_ingredients(this, self.identity(vertex).map(Arc::as_ref), &inputs)
     }
 }

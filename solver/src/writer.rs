@@ -3,6 +3,7 @@
 //! A thread of its own takes whatever has piled up since its last turn and stores it in one go, so
 //! a fast build pays for few transactions and a slow one has every finished step on disk while the
 //! next is running. It starts with the first record: a build that only reads has no thread.
+//! It also puts the records together, of which the scheduler only knows the ingredients.
 //! Claims travel with the records they protect and are given back when those are visible to others.
 
 use std::sync::{Arc, mpsc};
@@ -11,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use cache::index::Record;
 use tokio::task::spawn_blocking;
 
+use crate::finished::Finished;
 use crate::records::{Records, RecordsError};
 use crate::worker::Claim;
 
@@ -27,10 +29,16 @@ pub(crate) struct Writer {
     failure: Option<RecordsError>,
 }
 
-/// One result under all its keys.
+/// What there is to store, and the claim that ends with it.
 struct Entry {
-    store: Vec<Record>,
+    store: Option<Stored>,
     claim: Option<Claim>,
+}
+
+enum Stored {
+    /// A result, which becomes one record for each of its keys.
+    Result(Finished),
+    Record(Record),
 }
 
 struct Running {
@@ -44,9 +52,14 @@ impl Writer {
         Writer { records, running: None, pending: Vec::new(), failure: None }
     }
 
-    /// Stores records of one result and then gives the claim back.
-    pub(crate) fn store(&mut self, store: Vec<Record>, claim: Option<Claim>) {
-        self.push(Entry { store, claim });
+    /// Stores a result, if it has a key, and then gives the claim back.
+    pub(crate) fn store(&mut self, result: Option<Finished>, claim: Option<Claim>) {
+        self.push(Entry { store: result.map(Stored::Result), claim });
+    }
+
+    /// Stores a record that is complete.
+    pub(crate) fn store_record(&mut self, record: Record) {
+        self.push(Entry { store: Some(Stored::Record(record)), claim: None });
     }
 
     /// Waits until everything is stored; answers with the first failure.
@@ -128,7 +141,11 @@ fn write(records: &dyn Records, batch: Vec<Entry>) -> Result<(), RecordsError> {
     let mut store = Vec::with_capacity(batch.len());
     let mut claims = Vec::new();
     for entry in batch {
-        store.extend(entry.store);
+        match entry.store {
+            Some(Stored::Result(finished)) => store.extend(finished.into_records()),
+            Some(Stored::Record(record)) => store.push(record),
+            None => {}
+        }
         claims.extend(entry.claim);
     }
     let stored = if store.is_empty() { Ok(()) } else { records.insert(&store) };

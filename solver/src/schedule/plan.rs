@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cache::hash::Fingerprint;
 
 use crate::key;
-use crate::llb::{Definition, Input, InputRole, Op, Selector, SourceOp, Vertex};
+use crate::llb::{Definition, Op, Selector, SourceOp, Vertex};
 use crate::worker::ContentRequest;
 
 /// What of a definition matters, fixed for a solve. All lists are indexed by vertex.
@@ -80,7 +80,7 @@ impl Plan {
             let source = &definition.vertices()[producer];
             self.tainted[index] |= self.tainted[producer] || source.meta.no_cache;
             let content = is_context(source).then(|| {
-                let selector = selector_of(input).cloned().unwrap_or_default();
+                let selector = input.selector().cloned().unwrap_or_default();
                 let wanted = self.want(source, producer, selector, known);
                 self.contents[wanted].users.push(index);
                 wanted
@@ -106,14 +106,6 @@ impl Plan {
             self.contents.push(Wanted { request, source, users: Vec::new() });
             self.contents.len() - 1
         })
-    }
-}
-
-/// The part of an input that is read, where not everything is.
-pub(super) fn selector_of(input: &Input) -> Option<&Selector> {
-    match &input.role {
-        InputRole::Content(selector) => Some(selector),
-        InputRole::Rootfs | InputRole::Whole => None,
     }
 }
 

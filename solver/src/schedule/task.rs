@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use cache::hash::Fingerprint;
 use cache::index::{CacheKey, Output, Record};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use crate::admission::Admission;
 use crate::error::OpError;
@@ -71,11 +73,18 @@ impl Shared {
         // across builds cannot wait for each other in a ring.
         let mut started = false;
         let claim = match shared {
-            Some(key) => self.claim(id, key, &mut started).await,
+            Some(key) => {
+                let mut claiming = self.worker.claim(key);
+                match (&mut claiming).now_or_never() {
+                    Some(claim) => claim,
+                    // Boxed: the timer would make every task larger than what allocators have at hand.
+                    None => Box::pin(self.wait_for_claim(id, claiming, &mut started)).await,
+                }
+            }
             None => None,
         };
         if let (Some(key), Some(_)) = (shared, &claim)
-            && let Ok(Some(record)) = self.records.lookup(&key)
+            && let Ok(Some(record)) = self.records.lookup_outputs(&key)
         {
             match slow::is_there(self.worker.as_ref(), &record.outputs) {
                 Ok(true) => return Message::Found { vertex: id.0, record },
@@ -93,9 +102,14 @@ impl Shared {
         let result = self.worker.exec(vertex, inputs, log).await;
         Message::Executed { vertex: id.0, result, claim }
     }
+
     /// Waits for the claim on a key. Who waits for longer than a moment is told why.
-    async fn claim(&self, id: VertexId, key: CacheKey, started: &mut bool) -> Option<Claim> {
-        let mut claiming = self.worker.claim(key);
+    async fn wait_for_claim(
+        &self,
+        id: VertexId,
+        mut claiming: BoxFuture<'_, Option<Claim>>,
+        started: &mut bool,
+    ) -> Option<Claim> {
         if let Ok(claim) = tokio::time::timeout(MOMENT, &mut claiming).await {
             return claim;
         }

@@ -106,6 +106,13 @@ impl Records for BuildRecords {
         }
     }
 
+    fn lookup_outputs(&self, key: &CacheKey) -> Result<Option<Record>, RecordsError> {
+        match self.imported.is_empty() {
+            true => Records::lookup_outputs(self.store.index(), key),
+            false => self.lookup(key),
+        }
+    }
+
     fn has_op(&self, op: &Fingerprint) -> Result<bool, RecordsError> {
         Ok(self.imported.has_op(op) || Records::has_op(self.store.index(), op)?)
     }
