@@ -13,6 +13,8 @@
 //!
 //! [`Worker::expects`]: crate::Worker::expects
 
+use std::sync::LazyLock;
+
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::solver::SolverOptions;
@@ -29,10 +31,23 @@ pub struct Demand {
     pub cpu: u32,
 }
 
+/// What the vertices at work may take together, by what each is expected to take; as much as they
+/// like of what is absent. One vertex is always executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Thousandths of processors.
+    pub cpu: Option<u32>,
+}
+
 /// What is handed out. Shared by all solves of a solver.
-#[derive(Debug)]
 pub(crate) struct Admission {
     places: Option<Semaphore>,
+    shares: LazyLock<Shares, Box<dyn FnOnce() -> Shares + Send>>,
+}
+
+struct Shares {
     memory: Option<Share>,
     cpu: Option<Share>,
 }
@@ -54,11 +69,12 @@ pub(crate) struct Admitted<'a> {
 
 impl Admission {
     pub(crate) fn new(options: SolverOptions) -> Admission {
-        let units = |bytes: u64| u32::try_from(bytes / MEMORY_UNIT).unwrap_or(u32::MAX);
+        let budget = options.budget;
         Admission {
             places: options.max_parallelism.map(|count| Semaphore::new(count.get())),
-            memory: options.memory.map(|bytes| Share::new(units(bytes))),
-            cpu: options.cpu.map(Share::new),
+            shares: LazyLock::new(Box::new(move || {
+                Shares::of(budget.map(|budget| budget()).unwrap_or_default())
+            })),
         }
     }
 
@@ -71,8 +87,18 @@ impl Admission {
                 Some(places) => places.acquire().await.ok(),
                 None => None,
             },
-            _memory: Share::take(&self.memory, memory).await,
-            _cpu: Share::take(&self.cpu, demand.cpu).await,
+            _memory: Share::take(&self.shares.memory, memory).await,
+            _cpu: Share::take(&self.shares.cpu, demand.cpu).await,
+        }
+    }
+}
+
+impl Shares {
+    fn of(budget: Budget) -> Shares {
+        let units = |bytes: u64| u32::try_from(bytes / MEMORY_UNIT).unwrap_or(u32::MAX);
+        Shares {
+            memory: budget.memory.map(|bytes| Share::new(units(bytes))),
+            cpu: budget.cpu.map(Share::new),
         }
     }
 }
@@ -96,6 +122,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::sync::Arc;
 
     use futures_util::FutureExt;
 
@@ -103,14 +130,18 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn options(memory: Option<u64>, cpu: Option<u32>) -> SolverOptions {
+        let budget = Budget { memory, cpu };
+        SolverOptions { budget: Some(Arc::new(move || budget)), ..SolverOptions::default() }
+    }
+
     fn needs(memory: u64, cpu: u32) -> Demand {
         Demand { memory: memory * MIB, cpu }
     }
 
     #[test]
     fn what_does_not_fit_beside_others_runs_alone() {
-        let options = SolverOptions { memory: Some(100 * MIB), ..SolverOptions::default() };
-        let admission = Admission::new(options);
+        let admission = Admission::new(options(Some(100 * MIB), None));
         let small = admission.enter(needs(40, 0)).now_or_never().unwrap();
         assert!(admission.enter(needs(61, 0)).now_or_never().is_none());
         assert!(admission.enter(needs(1000, 0)).now_or_never().is_none());
@@ -125,8 +156,7 @@ mod tests {
 
     #[test]
     fn a_large_step_is_not_overtaken() {
-        let options = SolverOptions { memory: Some(100 * MIB), ..SolverOptions::default() };
-        let admission = Admission::new(options);
+        let admission = Admission::new(options(Some(100 * MIB), None));
         let small = admission.enter(needs(40, 0)).now_or_never().unwrap();
         let mut large = Box::pin(admission.enter(needs(80, 0)));
         assert!((&mut large).now_or_never().is_none());
@@ -137,11 +167,8 @@ mod tests {
 
     #[test]
     fn processors_and_places_count_too() {
-        let options = SolverOptions {
-            max_parallelism: NonZeroUsize::new(2),
-            cpu: Some(2000),
-            ..SolverOptions::default()
-        };
+        let max_parallelism = NonZeroUsize::new(2);
+        let options = SolverOptions { max_parallelism, ..options(None, Some(2000)) };
         let admission = Admission::new(options);
         let busy = admission.enter(needs(0, 1500)).now_or_never().unwrap();
         assert!(admission.enter(needs(0, 600)).now_or_never().is_none());

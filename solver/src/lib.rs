@@ -24,7 +24,7 @@ pub mod why;
 mod worker;
 mod writer;
 
-pub use admission::Demand;
+pub use admission::{Budget, Demand};
 pub use cache::index::{CacheKey, Ingredient, Output, Record};
 pub use error::{OpError, SolveError};
 pub use event::{Event, EventReceiver, EventSender, LogSink, Stream};

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Budget};
 use crate::error::SolveError;
 use crate::event::EventSender;
 use crate::llb::Definition;
@@ -21,16 +21,14 @@ pub struct Solver {
 }
 
 /// How a solver works.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct SolverOptions {
     /// How many vertices are executed at once, over all solves of this solver; all that are ready
     /// where it is absent.
     pub max_parallelism: Option<NonZeroUsize>,
-    /// Bytes of memory that the vertices at work may take together, by what each is expected to
-    /// take; as much as they like where it is absent. One vertex is always executed.
-    pub memory: Option<u64>,
-    /// The same of processors, in thousandths.
-    pub cpu: Option<u32>,
+    /// What there is for the vertices at work, everything where it is absent. Asked once, when the
+    /// first is about to be executed: a build that finds all of its results never asks.
+    pub budget: Option<Arc<dyn Fn() -> Budget + Send + Sync>>,
 }
 
 impl Solver {

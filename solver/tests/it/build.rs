@@ -9,7 +9,7 @@ use solver::llb::{
     LocalContext, Op, Selector, SourceOp, Unpack, Vertex, VertexId, VertexMeta,
 };
 use solver::{
-    Event, EventSender, MemoryRecords, Origin, Solution, SolveError, Solver, SolverOptions,
+    Budget, Event, EventSender, MemoryRecords, Origin, Solution, SolveError, Solver, SolverOptions,
 };
 
 use crate::fake::FakeWorker;
@@ -123,10 +123,10 @@ pub(crate) struct Built {
 
 impl Bench {
     pub(crate) fn solver(&self) -> Solver {
+        let budget = Budget { memory: self.memory, cpu: self.cpu };
         let options = SolverOptions {
             max_parallelism: self.max_parallelism,
-            memory: self.memory,
-            cpu: self.cpu,
+            budget: Some(Arc::new(move || budget)),
         };
         Solver::new(self.worker.clone(), self.records.clone(), options)
     }

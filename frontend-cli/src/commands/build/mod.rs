@@ -37,7 +37,9 @@ use cache::remote::Registries;
 use executor::{ExecutorError, LocalWorker, LocalWorkerConfig};
 use parser::{ParseOptions, Parsed};
 use solver::llb::Definition;
-use solver::{Event, EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions};
+use solver::{
+    Budget, Event, EventSender, LogSink, Origin, Solution, SolveError, Solver, SolverOptions,
+};
 
 use super::du::gc_error;
 use super::engine::{Engine, Needs, registries};
@@ -467,8 +469,10 @@ impl Solving<'_> {
             self.records.clone(),
             SolverOptions {
                 max_parallelism: self.options.max_parallelism,
-                memory: runtime::available_memory(),
-                cpu: Some(processors()),
+                budget: Some(Arc::new(|| Budget {
+                    memory: runtime::available_memory(),
+                    cpu: Some(processors()),
+                })),
             },
         );
         let (sender, events): (EventSender, _) = EventSender::channel();
