@@ -129,8 +129,12 @@ impl Index {
     /// Stores records in one transaction.
     pub fn insert_many(&self, records: &[Record]) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(records.len());
+        // One for all: making it costs more than what it does for a record.
+        let mut compressor = zstd::bulk::Compressor::new(INGREDIENTS_ZSTD_LEVEL)
+            .map_err(|error| unreadable("list of ingredients", serde_json::Error::io(error)))?;
         for record in records {
-            rows.push((record, to_json(&record.outputs)?, pack_ingredients(&record.ingredients)?));
+            let ingredients = pack_ingredients(&mut compressor, &record.ingredients)?;
+            rows.push((record, to_json(&record.outputs)?, ingredients));
         }
         let now = now();
         self.database.write(|transaction| {
@@ -165,16 +169,26 @@ impl Index {
     /// The record that `name` had when `scope` (a project, a tag, …) was last built; `None` also if
     /// it was removed since.
     pub fn latest_for_name(&self, scope: &str, name: &str) -> Result<Option<Record>, StoreError> {
+        match self.latest_key_for_name(scope, name)? {
+            Some(key) => self.lookup(&key),
+            None => Ok(None),
+        }
+    }
+
+    /// The key of [`Index::latest_for_name`], of which there need not be a record any more.
+    pub fn latest_key_for_name(
+        &self,
+        scope: &str,
+        name: &str,
+    ) -> Result<Option<CacheKey>, StoreError> {
         let key: Option<Vec<u8>> = self.database.read(|connection| {
             connection
                 .prepare_cached("SELECT key FROM latest WHERE scope = ?1 AND name = ?2")?
                 .query_row([scope, name], |row| row.get(0))
                 .optional()
         })?;
-        match key.as_deref().map(<[u8; 32]>::try_from) {
-            Some(Ok(key)) => self.lookup(&CacheKey(Fingerprint::from_bytes(key))),
-            _ => Ok(None),
-        }
+        let key = key.as_deref().and_then(|key| <[u8; 32]>::try_from(key).ok());
+        Ok(key.map(|key| CacheKey(Fingerprint::from_bytes(key))))
     }
 
     /// Remembers which record each step of `scope` had, by name, in one transaction.
@@ -322,6 +336,12 @@ impl Index {
         })
     }
 
+    /// Brings what was written into the database's own file, if nobody is reading just now. Waits
+    /// for the disk.
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        self.database.checkpoint()
+    }
+
     /// Forgets records, in one transaction.
     pub fn remove(&self, keys: &[CacheKey]) -> Result<(), StoreError> {
         if keys.is_empty() {
@@ -375,9 +395,13 @@ impl RecordRow {
     }
 }
 
-fn pack_ingredients(ingredients: &[Ingredient]) -> Result<Vec<u8>, StoreError> {
+fn pack_ingredients(
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    ingredients: &[Ingredient],
+) -> Result<Vec<u8>, StoreError> {
     let json = to_json(&ingredients)?;
-    zstd::encode_all(json.as_bytes(), INGREDIENTS_ZSTD_LEVEL)
+    compressor
+        .compress(json.as_bytes())
         .map_err(|error| unreadable("list of ingredients", serde_json::Error::io(error)))
 }
 

@@ -1,9 +1,15 @@
 //! The connection: opened when first needed, replaced when the file is damaged.
+//!
+//! Who closes it last neither brings the write-ahead log into the database nor removes the log and
+//! its index, as SQLite would: a command that only read would make and remove two files, and one that
+//! wrote would wait for the disk. [`Database::checkpoint`] does it, from the process that brings what
+//! was stored to the disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::StoreError;
@@ -83,6 +89,22 @@ impl Database {
         })
     }
 
+    /// Empties the write-ahead log into the database, unless somebody uses it just now.
+    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.with("tidy", |connection| {
+            connection.busy_timeout(Duration::ZERO)?;
+            let result = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            connection.busy_timeout(BUSY_PATIENCE)?;
+            match result {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+                result => result,
+            }
+        })
+    }
+
     fn with<T>(
         &self,
         attempt: &'static str,
@@ -129,6 +151,7 @@ fn open(path: &Path) -> rusqlite::Result<Option<Connection>> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     match version(&connection)? {

@@ -197,6 +197,7 @@ async fn interrupted() -> CliError {
 /// `sync-store`: what is not durable yet becomes so, however long the disk takes.
 pub(crate) fn sync_store(root: Option<PathBuf>) -> Result<std::process::ExitCode, CliError> {
     let engine = Engine::open(root, Needs::Documents)?;
+    engine.store.index().tidy().map_err(store_error)?;
     engine.store.sync_in_background().wait().map_err(store_error)?;
     Ok(std::process::ExitCode::SUCCESS)
 }

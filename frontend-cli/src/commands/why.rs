@@ -115,7 +115,13 @@ pub(super) fn record(
             steps.push(Step { name, origin, created, differences: Vec::new(), end });
             continue;
         };
-        let previous = previous(index, scope, &name)?;
+        // A hit has its record; where that is what the step had before, nothing differs.
+        let is_unchanged =
+            origin == Origin::Fast && index.latest_key_for_name(scope, &name)? == Some(key);
+        let previous = match is_unchanged {
+            true => None,
+            false => previous(index, scope, &name)?,
+        };
         let differences = match &previous {
             Some(previous) if previous.key != key => {
                 let differences = why::explain(previous, &decisions.ingredients(id));
