@@ -9,6 +9,7 @@
 //! │   ├── oci-layout  index.json
 //! │   └── blobs/sha256/<hex>
 //! ├── ingest/<process>/           what one process has not finished; swept when it is dead
+//! │                               (`idle` is nobody's and taken by the next one)
 //! │   ├── lock                    held for as long as the process lives
 //! │   ├── leases                  what it relies on
 //! │   ├── <number>                a blob in the making
