@@ -16,7 +16,7 @@ mod tty;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -98,6 +98,8 @@ pub(crate) struct Progress {
 /// The thread that shows the progress; joined by [`ProgressView::finish`].
 pub(crate) struct ProgressView {
     thread: Option<JoinHandle<Shown>>,
+    /// Nothing more is coming: what is there is shown at once.
+    ending: Arc<AtomicBool>,
 }
 
 /// What is left when everything was shown.
@@ -129,12 +131,14 @@ pub(crate) fn start_recording(
         }
         ProgressMode::Auto => Some(Box::new(plain::Plain::new())),
     };
+    let ending = Arc::new(AtomicBool::new(false));
+    let is_ending = ending.clone();
     let thread = std::thread::Builder::new()
         .name("progress".into())
-        .spawn(move || show(&receiver, view, logs))
+        .spawn(move || show(&receiver, &is_ending, view, logs))
         .ok();
     let progress = Progress { sender, next: Arc::new(AtomicU64::new(0)) };
-    (progress, ProgressView { thread })
+    (progress, ProgressView { thread, ending })
 }
 
 fn is_dumb_terminal() -> bool {
@@ -143,10 +147,14 @@ fn is_dumb_terminal() -> bool {
 
 fn show(
     receiver: &Receiver<Update>,
+    is_ending: &AtomicBool,
     mut view: Option<Box<dyn View>>,
     mut logs: Option<LogFiles>,
 ) -> Shown {
     const TICK: Duration = Duration::from_millis(100);
+    /// Shorter than anybody sees. A build of cached steps sends some thirty updates within
+    /// milliseconds, and to wake a thread for each takes longer than all else that is done for it.
+    const FRAME: Duration = Duration::from_millis(10);
     let mut state = State::default();
     let mut clip = Clip::from_env();
     let mut out = Vec::with_capacity(4096);
@@ -181,6 +189,10 @@ fn show(
             logs.flush();
         }
         flush(&mut out);
+        if !is_ending.load(Ordering::Acquire) {
+            // More will have queued up by then.
+            std::thread::park_timeout(FRAME);
+        }
     }
     if let Some(view) = &mut view {
         view.finish(&state, &mut out);
@@ -244,7 +256,10 @@ impl Progress {
 impl ProgressView {
     /// Waits until everything sent is on the screen. All [`Progress`] clones must be gone.
     pub(crate) fn finish(mut self) -> Shown {
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+        self.ending.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else { return Shown::default() };
+        thread.thread().unpark();
+        thread.join().unwrap_or_default()
     }
 }
 
