@@ -50,8 +50,12 @@ pub fn assemble(
     options: &AssembleOptions,
 ) -> Result<Image, ExportError> {
     let stack = stack(rootfs);
-    let digests: Vec<LayerDigests> =
-        stack.par_iter().map(|snapshot| snapshot.layer()).collect::<Result<_, _>>()?;
+    // Threads are for hashing; to read a small file of each layer takes less than to start them.
+    let digests: Vec<LayerDigests> = if stack.iter().all(|snapshot| snapshot.knows_layer()) {
+        stack.iter().map(|snapshot| snapshot.layer()).collect::<Result<_, _>>()?
+    } else {
+        stack.par_iter().map(|snapshot| snapshot.layer()).collect::<Result<_, _>>()?
+    };
     if let Some(rootfs) = rootfs {
         // From now on the image's DiffIds find this tree.
         rootfs.chain()?;

@@ -190,6 +190,15 @@ impl Snapshot {
         Ok(known)
     }
 
+    /// Whether [`Snapshot::layer`] has nothing to compute, and nobody is at it.
+    pub fn knows_layer(&self) -> bool {
+        let known = self.node.digests.try_lock().map(|digests| digests.is_some());
+        let path = self.node.layer.dir.join(LAYER);
+        known.is_ok_and(|known| {
+            known || rustix::fs::access(&path, rustix::fs::Access::EXISTS).is_ok()
+        })
+    }
+
     /// Finds the digests, with the help of what is known of the tree that this one resembles, and
     /// leaves the same help for the next.
     fn pack(&self) -> Result<PackedLayer, StoreError> {
