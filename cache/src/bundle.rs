@@ -16,6 +16,7 @@
 
 pub mod document;
 mod error;
+pub(crate) mod far;
 mod imported;
 pub mod inline;
 mod local;
@@ -26,6 +27,7 @@ mod s3;
 mod segments;
 
 pub use error::BundleError;
+pub use far::Bases;
 pub use imported::{Elsewhere, Imported, Tree};
 pub use local::LocalPlace;
 pub use place::{Fetched, Place, Placed, manifest_of};

@@ -100,11 +100,15 @@ pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, GcError> {
         let needed = survey.entries.iter().filter(|entry| !entry.is_cache());
         let fitting = needed.filter(|entry| options.filters.iter().all(|one| one.fits(entry)));
         keys.extend(fitting.flat_map(|entry| entry.keys.iter().copied()));
+        if options.filters.is_empty() {
+            keys.extend(std::mem::take(&mut survey.far).into_iter().map(|(key, _)| key));
+        }
     }
     let chosen = choose(&mut survey, options, total.saturating_sub(keep), keep > 0);
     let removed: Vec<Entry> = chosen.into_iter().map(|at| survey.entries[at].clone()).collect();
     keys.extend(removed.iter().flat_map(|entry| entry.keys.iter().copied()));
     store.index().remove(&keys)?;
+    forget_far(store, &survey)?;
     let mut held = Vec::new();
     for entry in &removed {
         hold(store, &entry.object, &mut held)?;
@@ -119,6 +123,15 @@ pub fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, GcError> {
     // What is reported free is free.
     store.empty_trash(TRASH_PATIENCE);
     Ok(Pruned { removed, freed, left: total.saturating_sub(freed) })
+}
+
+/// Forgets what is known of far trees that no record names any more.
+fn forget_far(store: &Store, survey: &Survey) -> Result<(), StoreError> {
+    let layers = store.index().far_layers()?;
+    let named = survey.far.iter().flat_map(|(_, trees)| trees.iter().copied());
+    let needed = crate::bundle::far::closure(&layers, named);
+    let forgotten = layers.into_keys().filter(|tree| !needed.contains(tree)).collect();
+    store.index().remove_far_layers(&forgotten)
 }
 
 /// The size of the file system that the store lies on, in bytes.

@@ -10,9 +10,10 @@
 //! | `records` | key → operation, name, outputs, ingredients (JSON, zstd), created, stored |
 //! | `latest` | scope, name → key: what a step was when its project was last built |
 //! | `layer_blobs` | DiffId, kind → descriptor |
-//! | `kept` | space, key → bytes of the caller; among them what an operation took, by its digest |
+//! | `kept` | space, key → bytes of the caller; among them what an operation took, by its digest, and layers of trees that are far away |
 
 mod database;
+mod far;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -284,17 +284,25 @@ impl Document {
         stack
     }
 
-    /// The chain and the content of the tree that ends with each layer.
-    pub(crate) fn trees(&self) -> Vec<(ChainId, Fingerprint)> {
+    /// Layers alone, each on the one before.
+    pub(super) fn of_stack(layers: impl Iterator<Item = Layer>) -> Document {
+        let layers = layers.enumerate();
+        let layers = layers.map(|(number, layer)| Layer { parent: number.checked_sub(1), ..layer });
+        Document { layers: layers.collect(), ..Document::default() }
+    }
+
+    /// The chain of the tree that ends with each layer.
+    pub(super) fn chains(&self) -> Vec<ChainId> {
         let mut chains: Vec<ChainId> = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             chains.push(ChainId::on(layer.parent.map(|parent| chains[parent]), layer.diff_id));
         }
-        let contents = (0..self.layers.len()).map(|top| {
-            chain_content(self.stack(top).into_iter().map(|number| self.layers[number].content))
-        });
-        let contents: Vec<_> = contents.collect();
-        chains.into_iter().zip(contents).collect()
+        chains
+    }
+
+    /// The content of the tree that ends with a layer.
+    pub(super) fn content(&self, top: usize) -> Fingerprint {
+        chain_content(self.stack(top).into_iter().map(|number| self.layers[number].content))
     }
 }
 

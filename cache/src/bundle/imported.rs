@@ -5,6 +5,9 @@
 //! tree to be [made](Imported::make): what is missing of its layers is fetched, unpacked and held
 //! to its digests. A place that fails once is given up for the rest of the build, and its records
 //! with it: its names [are offered](Imported::offers) no more, and the solver does the work again.
+//!
+//! Trees of earlier builds that were never fetched are of the same kind: the store's own records name
+//! them, and [`super::far`] says what they are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +22,7 @@ use crate::hash::Fingerprint;
 use crate::image::document::{descriptor, layer_type};
 use crate::index::{CacheKey, Output, Record};
 use crate::layer::{UnpackLimits, decompressor, unpack};
-use crate::oci::{ChainId, Descriptor, DiffId, ImageName, MediaType};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest, ImageName, MediaType};
 use crate::snapshot::{CommitInfo, Snapshot, SnapshotId};
 use crate::state::Store;
 
@@ -33,10 +36,12 @@ pub struct Imported {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    sources: Vec<Source>,
+pub(super) struct Inner {
+    sources: Vec<Arc<Source>>,
     /// Made-up name → (source, layer).
     trees: HashMap<SnapshotId, (usize, usize)>,
+    /// Trees that the store remembers; absent if it remembers none.
+    pub(super) remembered: Option<super::far::Remembered>,
     /// Names whose trees are here now.
     made: Mutex<HashMap<SnapshotId, SnapshotId>>,
     /// Trees share layers: they are made one after the other.
@@ -44,17 +49,26 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Source {
-    place: Arc<dyn Place>,
-    document: Document,
+pub(super) struct Source {
+    /// `None`: all there is of it is in the store.
+    pub(super) place: Option<Arc<dyn Place>>,
+    /// Blobs that are somewhere else than the rest.
+    pub(super) apart: HashMap<Digest, Arc<dyn Place>>,
+    pub(super) document: Document,
     /// Of the tree that ends with each layer.
-    chains: Vec<(ChainId, Fingerprint)>,
-    names: Vec<SnapshotId>,
+    pub(super) chains: Vec<ChainId>,
+    pub(super) names: Vec<SnapshotId>,
     /// key → number of the record.
     keys: HashMap<CacheKey, usize>,
     ops: HashSet<Fingerprint>,
+    trust: Arc<Trust>,
+}
+
+/// Whether a place is still asked.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
     given_up: AtomicBool,
-    failure: Mutex<Option<BundleError>>,
+    failure: Mutex<Option<(String, BundleError)>>,
 }
 
 /// Layers that need not be brought here, and how they lie where they are.
@@ -70,31 +84,33 @@ pub struct Tree {
 impl Imported {
     /// The documents of these places, of which earlier ones are asked first.
     pub fn new(documents: Vec<(Arc<dyn Place>, Document)>) -> Imported {
+        Imported::with(documents, None)
+    }
+
+    /// The same, with the trees that the store remembers.
+    pub(super) fn with(
+        documents: Vec<(Arc<dyn Place>, Document)>,
+        remembered: Option<super::far::Remembered>,
+    ) -> Imported {
         let mut trees = HashMap::new();
         let sources = documents.into_iter().enumerate().map(|(number, (place, document))| {
             let names: Vec<SnapshotId> =
                 document.layers.iter().map(|_| SnapshotId::random()).collect();
             trees.extend(names.iter().enumerate().map(|(layer, name)| (*name, (number, layer))));
-            let records = document.records.iter();
-            Source {
-                chains: document.trees(),
-                names,
-                keys: records.clone().enumerate().map(|(at, record)| (record.key, at)).collect(),
-                ops: records.map(|record| record.op).collect(),
-                place,
-                document,
-                given_up: AtomicBool::new(false),
-                failure: Mutex::new(None),
-            }
+            Arc::new(Source::new(Some(place), document, names, Arc::default()))
         });
         let sources = sources.collect();
-        let inner = Inner { sources, trees, ..Inner::default() };
+        let inner = Inner { sources, trees, remembered, ..Inner::default() };
         Imported { inner: Arc::new(inner) }
     }
 
-    /// Whether nothing was imported.
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Whether nothing was imported, and nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.inner.sources.is_empty()
+        self.inner.sources.is_empty() && self.inner.remembered.is_none()
     }
 
     /// The record of a key. Trees that are on this machine anyway go by their own names.
@@ -105,7 +121,7 @@ impl Imported {
         let outputs = entry.outputs.iter().map(|layer| {
             let Some(layer) = layer else { return Ok(Output { snapshot: None, content: None }) };
             let name = source.names[*layer];
-            let (chain, content) = source.chains[*layer];
+            let (chain, content) = (source.chains[*layer], source.document.content(*layer));
             let here = match self.made(&name) {
                 Some(made) => Some(made),
                 None => store.snapshots().unpacked(&chain)?.map(|snapshot| *snapshot.id()),
@@ -145,7 +161,7 @@ impl Imported {
 
     /// Whether a name is one of ours.
     pub fn knows(&self, name: &SnapshotId) -> bool {
-        self.inner.trees.contains_key(name)
+        self.source(name).is_some()
     }
 
     /// Whether a name is one of ours, whose tree is not here.
@@ -155,7 +171,7 @@ impl Imported {
 
     /// Where the layers of a tree are, if that is a repository.
     pub fn repository(&self, name: &SnapshotId) -> Option<ImageName> {
-        self.wanted(name)?.0.place.repository().cloned()
+        self.wanted(name)?.0.place.as_ref()?.repository().cloned()
     }
 
     /// The layers of a tree that is not here, bottom first: each in a form that is here, or in that
@@ -167,7 +183,7 @@ impl Imported {
         elsewhere: &Elsewhere,
     ) -> Result<Option<Tree>, BundleError> {
         let Some((source, top)) = self.wanted(name) else { return Ok(None) };
-        let forms = forms(store, source, top, elsewhere)?;
+        let forms = forms(store, &source, top, elsewhere)?;
         Ok(Some(Tree { layers: forms.into_iter().map(|(layer, blob, _)| (layer, blob)).collect() }))
     }
 
@@ -179,7 +195,7 @@ impl Imported {
         elsewhere: &Elsewhere,
     ) -> Result<Vec<(Layer, Descriptor)>, BundleError> {
         let Some((source, top)) = self.wanted(name) else { return Err(self.given_up(name)) };
-        let missing = forms(store, source, top, elsewhere)?.into_iter().filter(|(.., had)| !had);
+        let missing = forms(store, &source, top, elsewhere)?.into_iter().filter(|(.., had)| !had);
         Ok(missing.map(|(layer, blob, _)| (layer, blob)).collect())
     }
 
@@ -194,24 +210,19 @@ impl Imported {
         layers: &[(Layer, Descriptor)],
     ) -> Result<(), BundleError> {
         let Some((source, _)) = self.wanted(name) else { return Err(self.given_up(name)) };
+        let source = &source;
         let fetches = layers.iter().map(|(layer, blob)| async move {
-            source.place.fetch_in_time(blob, store.blobs()).await?;
+            source.fetch(blob, store).await?;
             remember_blob(store, layer, blob)
         });
         let fetches: Vec<_> = fetches.collect();
         let fetched = iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await;
-        fetched.map_err(|error| {
-            let place = source.place.to_string();
-            source.give_up(error);
-            BundleError::GivenUp { place }
-        })
+        fetched.map_err(|error| source.give_up(error))
     }
 
     fn given_up(&self, name: &SnapshotId) -> BundleError {
-        match self.inner.trees.get(name) {
-            Some((source, _)) => {
-                BundleError::GivenUp { place: self.inner.sources[*source].place.to_string() }
-            }
+        match self.source(name) {
+            Some((source, _)) => BundleError::GivenUp { place: source.shown() },
             None => crate::StoreError::NoSnapshot { id: *name }.into(),
         }
     }
@@ -241,47 +252,34 @@ impl Imported {
             return Ok(made);
         }
         let Some((source, top)) = self.wanted(name) else { return Err(self.given_up(name)) };
-        match self.make_of(store, source, top, progress).await {
+        match self.make_of(store, &source, top, progress).await {
             Ok(snapshot) => {
                 self.lock_made().insert(*name, snapshot);
                 Ok(snapshot)
             }
-            Err(error) => {
-                let place = source.place.to_string();
-                source.give_up(error);
-                Err(BundleError::GivenUp { place })
-            }
+            Err(error) => Err(source.give_up(error)),
         }
     }
 
     /// Brings a blob that is known here to be somewhere.
     pub async fn bring(&self, store: &Store, blob: &Descriptor) -> Result<(), BundleError> {
         let digest = super::place::digest(blob)?;
-        let has = |source: &&Source| {
-            source
-                .document
-                .layers
-                .iter()
-                .any(|layer| layer.blob.as_ref().is_some_and(|blob| blob.digest == digest))
+        let has = |source: &Arc<Source>| {
+            let mut blobs = source.document.layers.iter().filter_map(|layer| layer.blob.as_ref());
+            !source.is_given_up() && blobs.any(|blob| blob.digest == digest)
         };
-        let Some(source) = self.alive().find(has) else {
-            return Err(crate::StoreError::NoBlob { digest }.into());
-        };
-        source.place.fetch_in_time(blob, store.blobs()).await
-    }
-
-    /// Whether a place was given up.
-    pub fn any_given_up(&self) -> bool {
-        self.inner.sources.iter().any(|source| source.given_up.load(Ordering::Acquire))
+        match self.sources().into_iter().find(has) {
+            Some(source) => source.fetch(blob, store).await,
+            None => Err(crate::StoreError::NoBlob { digest }.into()),
+        }
     }
 
     /// The places that were given up since the last call, and why.
     pub fn failures(&self) -> Vec<(String, BundleError)> {
-        let failures = self.inner.sources.iter().filter_map(|source| {
-            let failure = source.failure.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-            Some((source.place.to_string(), failure))
-        });
-        failures.collect()
+        let failure = |source: &Arc<Source>| {
+            source.trust.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
+        self.sources().iter().filter_map(failure).collect()
     }
 
     async fn make_of(
@@ -296,7 +294,7 @@ impl Imported {
         let mut below: Option<Snapshot> = None;
         let mut first = 0;
         for (position, number) in stack.iter().enumerate().rev() {
-            if let Some(here) = store.snapshots().unpacked(&source.chains[*number].0)? {
+            if let Some(here) = store.snapshots().unpacked(&source.chains[*number])? {
                 (below, first) = (Some(here), position + 1);
                 break;
             }
@@ -306,7 +304,7 @@ impl Imported {
             let layer = &source.document.layers[*number];
             let blob = blob_of(store, source, layer)?;
             progress(&blob, false);
-            source.place.fetch_in_time(&blob, store.blobs()).await?;
+            source.fetch(&blob, store).await?;
             progress(&blob, true);
             Ok::<_, BundleError>((*number, blob))
         });
@@ -316,7 +314,7 @@ impl Imported {
         for number in open {
             let layer = source.document.layers[*number].clone();
             let blob = blobs[number].clone();
-            let (store, chain) = (store.clone(), source.chains[*number].0);
+            let (store, chain) = (store.clone(), source.chains[*number]);
             let work = move || unpack_layer(&store, &layer, &blob, chain, below.as_ref());
             let work = tokio::task::spawn_blocking(work);
             let unpacked =
@@ -329,14 +327,31 @@ impl Imported {
             .ok_or_else(|| BundleError::Refused { reason: "a tree has no layers".to_owned() })
     }
 
-    fn alive(&self) -> impl Iterator<Item = &Source> {
-        self.inner.sources.iter().filter(|source| !source.given_up.load(Ordering::Acquire))
+    fn alive(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.inner.sources.iter().filter(|source| !source.is_given_up())
     }
 
-    fn wanted(&self, name: &SnapshotId) -> Option<(&Source, usize)> {
-        let (source, layer) = self.inner.trees.get(name)?;
-        let source = &self.inner.sources[*source];
-        (!source.given_up.load(Ordering::Acquire)).then_some((source, *layer))
+    /// Those that are remembered too.
+    fn sources(&self) -> Vec<Arc<Source>> {
+        let remembered = self.inner.remembered.iter().flat_map(|remembered| remembered.sources());
+        self.inner.sources.iter().cloned().chain(remembered).collect()
+    }
+
+    /// Whose tree it is, and the number of its highest layer.
+    pub(super) fn source(&self, name: &SnapshotId) -> Option<(Arc<Source>, usize)> {
+        match self.inner.trees.get(name) {
+            Some((source, layer)) => Some((Arc::clone(&self.inner.sources[*source]), *layer)),
+            None => self.inner.remembered.as_ref()?.source(name),
+        }
+    }
+
+    fn wanted(&self, name: &SnapshotId) -> Option<(Arc<Source>, usize)> {
+        self.source(name).filter(|(source, _)| !source.is_given_up())
+    }
+
+    /// A tree of this name has been found here.
+    pub(super) fn set_made(&self, name: SnapshotId, snapshot: SnapshotId) {
+        self.lock_made().insert(name, snapshot);
     }
 
     fn lock_made(&self) -> std::sync::MutexGuard<'_, HashMap<SnapshotId, SnapshotId>> {
@@ -345,10 +360,62 @@ impl Imported {
 }
 
 impl Source {
-    fn give_up(&self, error: BundleError) {
-        if !self.given_up.swap(true, Ordering::AcqRel) {
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    pub(super) fn new(
+        place: Option<Arc<dyn Place>>,
+        document: Document,
+        names: Vec<SnapshotId>,
+        trust: Arc<Trust>,
+    ) -> Source {
+        let records = document.records.iter();
+        Source {
+            apart: HashMap::new(),
+            chains: document.chains(),
+            names,
+            keys: records.clone().enumerate().map(|(at, record)| (record.key, at)).collect(),
+            ops: records.map(|record| record.op).collect(),
+            place,
+            document,
+            trust,
         }
+    }
+
+    fn shown(&self) -> String {
+        match &self.place {
+            Some(place) => place.to_string(),
+            None => "of earlier builds".to_owned(),
+        }
+    }
+
+    async fn fetch(&self, blob: &Descriptor, store: &Store) -> Result<(), BundleError> {
+        match self.place_of(blob)? {
+            Some(place) => place.fetch_in_time(blob, store.blobs()).await,
+            None => match store.blobs().holds(blob)? {
+                true => Ok(()),
+                false => Err(StoreError::NoBlob { digest: super::place::digest(blob)? }.into()),
+            },
+        }
+    }
+
+    /// Where a blob is, beside the store.
+    pub(super) fn place_of(
+        &self,
+        blob: &Descriptor,
+    ) -> Result<Option<&Arc<dyn Place>>, BundleError> {
+        Ok(self.apart.get(&super::place::digest(blob)?).or(self.place.as_ref()))
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.trust.given_up.load(Ordering::Acquire)
+    }
+
+    /// The error for whoever wanted something; the reason is told once.
+    fn give_up(&self, error: BundleError) -> BundleError {
+        let place = self.shown();
+        if !self.trust.given_up.swap(true, Ordering::AcqRel) {
+            let mut failure = self.trust.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            *failure = Some((place.clone(), error));
+        }
+        BundleError::GivenUp { place }
     }
 }
 
@@ -369,7 +436,7 @@ fn forms(
         }
         let other = match elsewhere.get(&layer.diff_id) {
             Some(other) => Some(other.clone()),
-            None => made_here(store, &source.chains[number].0, &layer)?,
+            None => made_here(store, &source.chains[number], &layer)?,
         };
         let is_had = other.is_some();
         forms.push((layer, other.unwrap_or(blob), is_had));
@@ -389,7 +456,11 @@ fn made_here(
 }
 
 /// The blob of a layer: another form of it where that is here already.
-fn blob_of(store: &Store, source: &Source, layer: &Layer) -> Result<Descriptor, BundleError> {
+pub(super) fn blob_of(
+    store: &Store,
+    source: &Source,
+    layer: &Layer,
+) -> Result<Descriptor, BundleError> {
     let known = store.index().layer_blobs(&layer.diff_id)?;
     for (_, blob) in known {
         if store.blobs().holds(&blob)? {
@@ -398,7 +469,7 @@ fn blob_of(store: &Store, source: &Source, layer: &Layer) -> Result<Descriptor, 
     }
     match &layer.blob {
         Some(blob) => Ok(blob.descriptor()),
-        None => Err(BundleError::NotACache { place: source.place.to_string() }),
+        None => Err(BundleError::NotACache { place: source.shown() }),
     }
 }
 

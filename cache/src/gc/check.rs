@@ -3,7 +3,7 @@
 //! A blob must have the digest it is named by. A snapshot must have a readable description, its
 //! parent and its tree, and a layer that was made here must still pack to the digest that was
 //! written down beside it; of a layer that came from elsewhere only the structure can be checked,
-//! since its tar is not kept. A record must have its snapshots, and an image its manifest, its
+//! since its tar is not kept. A record must have its snapshots, unless they are known to be far away, and an image its manifest, its
 //! configuration and, where no registry could send them again, its layers.
 //!
 //! Repair removes: the next build makes or fetches anew what it then does not find.
@@ -160,10 +160,12 @@ fn check_records(
     damages: &mut Vec<Damage>,
 ) -> Result<(), GcError> {
     let ids = store.snapshots().list()?;
+    let far = store.index().far_layers()?;
+    let is_gone = |id: &SnapshotId| ids.binary_search(id).is_err() && !far.contains_key(id);
     let mut gone = Vec::new();
     for record in store.index().records()? {
         let mut trees = record.outputs.iter().filter_map(|output| output.snapshot);
-        if trees.any(|id| lost.contains(&id) || ids.binary_search(&id).is_err()) {
+        if trees.any(|id| lost.contains(&id) || is_gone(&id)) {
             damages.push(Damage::Record(record.name));
             gone.push(record.key);
         }

@@ -138,6 +138,8 @@ pub struct Survey {
     pub entries: Vec<Entry>,
     /// Records whose snapshots are gone.
     pub(super) stale: Vec<CacheKey>,
+    /// Records whose trees are far away, and the names of these.
+    pub(super) far: Vec<(CacheKey, Vec<SnapshotId>)>,
     links: Links,
     /// How many snapshots stand on one.
     children: HashMap<SnapshotId, usize>,
@@ -329,12 +331,17 @@ fn add_records(
     survey: &mut Survey,
     trees: &mut BTreeMap<SnapshotId, Entry>,
 ) -> Result<(), GcError> {
+    let far = store.index().far_layers()?;
     for record in store.index().records()? {
         let used = store.index().last_used(&record.key)?.unwrap_or_default() * NANOSECONDS;
         let outputs: Vec<SnapshotId> =
             record.outputs.iter().filter_map(|output| output.snapshot).collect();
-        if outputs.iter().any(|id| !trees.contains_key(id)) {
-            survey.stale.push(record.key);
+        let gone = || outputs.iter().copied().filter(|id| !trees.contains_key(id));
+        if gone().next().is_some() {
+            match gone().all(|id| far.contains_key(&id)) {
+                true => survey.far.push((record.key, gone().collect())),
+                false => survey.stale.push(record.key),
+            }
             continue;
         }
         for id in outputs {

@@ -276,3 +276,93 @@ fn the_base_of_cached_steps_stays_where_it_is() {
         }
     }
 }
+
+/// Whether the first RUN of a build was found, by the progress of it.
+fn is_cached(outcome: &Outcome) -> bool {
+    outcome.success();
+    let step = outcome.stderr.lines().find_map(|line| line.split_once(" [2/"));
+    let number = step.unwrap_or_else(|| panic!("{outcome}")).0;
+    outcome.stderr.lines().any(|line| line == format!("{number} CACHED"))
+}
+
+#[test]
+fn steps_of_a_cache_are_found_again_without_it() {
+    let far = Far::new();
+    let cache = format!("{}/team/cache:1", far.registry.address);
+    let step = "RUN cat /d/f /proc/sys/kernel/random/uuid > /made\nCMD cat /made\n";
+    let here = far.machine(step);
+    build(&here, &["--cache-to", &format!("type=registry,ref={cache},mode=max"), "-t", "app"])
+        .success();
+    let made = here.strake(["run", "--rm", "app"]).success().to_owned();
+    let directory = here.path().join("cache").display().to_string();
+    build(&here, &["--cache-to", &format!("type=local,dest={directory},mode=max")]).success();
+    let image = format!("{}/team/app:1", far.registry.address);
+    let sources = [
+        ("type=cacheonly", cache.clone()),
+        ("type=registry", cache.clone()),
+        ("type=image", cache.clone()),
+        ("type=image", format!("type=local,src={directory}")),
+    ];
+    for (output, from) in sources {
+        let there = far.machine(step);
+        let flags = ["--progress=plain", "-o", output, "-t", &image];
+        let first = build(&there, &[&flags[..], &["--cache-from", &from]].concat());
+        assert!(is_cached(&first), "{first}");
+        there.strake(["fsck"]).success();
+        there.strake(["prune", "-f"]).success();
+        let again = || {
+            let again = build(&there, &flags);
+            assert!(is_cached(&again), "{output} {from}: {again}");
+        };
+        assert_eq!((far.fetched(again), trees(&there)), (0, 0), "{output} {from}");
+        // What stands on it gets its files.
+        there.write(
+            "context/Dockerfile",
+            format!("FROM {}\n{step}RUN cp /made /copied\n", far.base),
+        );
+        let more = || {
+            assert!(
+                is_cached(&build(&there, &["--progress=plain", "-t", "more"])),
+                "{output} {from}"
+            );
+            assert_eq!(there.strake(["run", "--rm", "more", "cat", "/copied"]).success(), made);
+        };
+        assert_eq!(far.fetched(more), 2, "{output} {from}");
+        there.write("context/Dockerfile", format!("FROM {}\n{step}", far.base));
+        assert_eq!(far.fetched(again), 0, "{output} {from}");
+        there.strake(["fsck"]).success();
+    }
+}
+
+#[test]
+fn what_is_remembered_of_a_cache_is_a_miss_when_it_is_gone() {
+    let far = Far::new();
+    let cache_machine = Sealed::new();
+    let caches = Registry::start(&cache_machine);
+    let cache = format!("{}/team/cache:1", caches.address);
+    let step = "RUN cat /d/f /proc/sys/kernel/random/uuid > /made\nCMD cat /made\n";
+    let here = far.machine(step);
+    build(&here, &["--cache-to", &format!("type=registry,ref={cache},mode=max")]).success();
+    let there = far.machine(step);
+    let hit = |flags: &[&str]| {
+        is_cached(&build(&there, &[&["--progress=plain", "-o", "type=cacheonly"], flags].concat()))
+    };
+    assert!(hit(&["--cache-from", &cache]));
+    // Whoever empties the cache empties it of this as well.
+    there.strake(["prune", "-f", "-a"]).success();
+    assert!(hit(&["--cache-from", &cache]));
+    drop(caches);
+    // No file is needed, so nobody is asked.
+    assert!(hit(&[]));
+    let outcome = build(&there, &["--progress=plain", "-t", "app"]);
+    outcome.success();
+    assert!(outcome.stderr.contains("team/cache:latest is not used"), "{outcome}");
+    // What was said to be found is done again.
+    let mut steps = outcome.stderr.lines().filter_map(|line| line.split_once(" [2/2] RUN"));
+    let last = steps.next_back().unwrap().0;
+    assert!(outcome.stderr.contains(&format!("\n{last} DONE")), "{outcome}");
+    assert!(there.strake(["run", "--rm", "app"]).success().starts_with("content\n"));
+    // The result of its own is what the next build finds.
+    let outcome = build(&there, &["--progress=plain", "-t", "app"]);
+    assert!(is_cached(&outcome) && !outcome.stderr.contains("is not used"), "{outcome}");
+}

@@ -14,7 +14,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cache::Store;
-use cache::bundle::{BundleError, Elsewhere, Imported};
+use cache::bundle::{Bases, BundleError, Elsewhere, Imported};
 use cache::image::document::{digest_of, layer_type};
 use cache::image::far::layers_absent;
 use cache::image::{Image, ImageError};
@@ -164,4 +164,17 @@ pub(super) fn left_in_registries(store: &Store, base: &Image) -> Result<Elsewher
     let diff_ids = base.config.rootfs.diff_ids.iter();
     let listed = diff_ids.zip(base.manifest.layers()).filter(|(_, layer)| absent.contains(layer));
     Ok(listed.map(|(diff_id, layer)| (*diff_id, layer.clone())).collect())
+}
+
+/// Where the layers of base images are that were never fetched.
+pub(super) fn base_places(store: &Store, bases: &[Option<Image>]) -> Result<Bases, ImageError> {
+    let mut places = Bases::new();
+    for base in bases.iter().flatten() {
+        let Some(place) = store.images().places(&base.manifest_digest)?.into_iter().next() else {
+            continue;
+        };
+        let left = left_in_registries(store, base)?.into_iter();
+        places.extend(left.map(|(diff_id, layer)| (diff_id, (layer, place.clone()))));
+    }
+    Ok(places)
 }

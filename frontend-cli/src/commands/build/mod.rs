@@ -50,7 +50,7 @@ use crate::dockerfile::{
     LowerError, Lowered, NamedContext, Plan, RequestedImage, Settings, lower, stage_names,
 };
 use crate::progress::{self, Outcome, Progress};
-use crate::report::CliError;
+use crate::report::{CliError, chain};
 use build_records::BuildRecords;
 use contexts::NamedContexts;
 use explain::Decided;
@@ -207,7 +207,8 @@ async fn build_image(
     findings.add_unused_build_args(options, &parsed, &used);
     findings::report(&findings.reported(&parsed), &parsed, progress)?;
 
-    let imported = travel::import(&options.cache_from, options.offline, progress).await?;
+    let imported =
+        travel::import(&engine.store, &options.cache_from, options.offline, progress).await?;
     let worker = LocalWorker::new(LocalWorkerConfig {
         store: engine.store.clone(),
         spawner: engine.spawner()?,
@@ -249,8 +250,15 @@ async fn build_image(
         bases: &bases,
     };
     let (solution, elsewhere) = solving.solve_with(&imported, definition.clone()).await?;
-    if let Err(error) = records.settle(&definition, &solution) {
-        progress.warn(format!("the imported results are not recorded: {error}"));
+    if !imported.is_empty() {
+        let settled = far::base_places(&engine.store, &bases)
+            .map_err(|error| chain(&error))
+            .and_then(|bases| {
+                records.settle(&definition, &solution, &bases).map_err(|error| chain(&error))
+            });
+        if let Err(error) = settled {
+            progress.warn(format!("the imported results are not recorded: {error}"));
+        }
     }
 
     let caches = CacheExporter {

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cache::Store;
 use cache::bundle::document::Document;
 use cache::bundle::{BundleError, Imported, LocalPlace, Place, RegistryPlace, S3Place, inline};
 use cache::index::Record;
@@ -58,8 +59,10 @@ fn cache_config(offline: bool) -> RegistryConfig {
     }
 }
 
-/// Reads the documents of all caches at the same time. One that cannot be read is warned of.
+/// Reads the documents of all caches at the same time. One that cannot be read is warned of. What the
+/// store remembers of earlier ones is with them.
 pub(super) async fn import(
+    store: &Store,
     from: &[CacheFrom],
     offline: bool,
     progress: &Progress,
@@ -80,7 +83,12 @@ pub(super) async fn import(
             }
         }
     }));
-    Ok(Imported::new(documents.await.into_iter().flatten().collect()))
+    let documents: Vec<_> = documents.await.into_iter().flatten().collect();
+    let registries = Registries::new(cache_config(offline));
+    Imported::with_remembered(documents.clone(), store, registries).or_else(|error| {
+        progress.warn(format!("results of earlier caches are not used: {error}"));
+        Ok(Imported::new(documents))
+    })
 }
 
 /// Says which caches turned out to be broken; `true` if any did.
