@@ -21,6 +21,8 @@ pub struct Limits {
     pub cpu_period: Option<u64>,
     /// Processors that it may run on: `0-3`, `0,2`.
     pub cpuset: Option<String>,
+    /// Memory nodes that it may take memory of: `0-1`, `0,1`.
+    pub cpuset_mems: Option<String>,
     /// Processes and threads at the same time.
     pub pids: Option<i64>,
 }
@@ -53,6 +55,9 @@ impl Limits {
         if let Some(cpuset) = &self.cpuset {
             cpu = cpu.cpus(cpuset.clone());
         }
+        if let Some(nodes) = &self.cpuset_mems {
+            cpu = cpu.mems(nodes.clone());
+        }
         resources = resources.cpu(cpu.build()?);
         if let Some(limit) = self.pids {
             resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build()?);
@@ -68,11 +73,17 @@ mod tests {
     #[test]
     fn limits_are_written_into_the_spec() {
         assert!(Limits::default().resources().unwrap().is_none());
-        let limits = Limits { memory: Some(7 << 20), pids: Some(3), ..Limits::default() };
+        let limits = Limits {
+            memory: Some(7 << 20),
+            pids: Some(3),
+            cpuset_mems: Some("0".to_owned()),
+            ..Limits::default()
+        };
         let resources = limits.resources().unwrap().unwrap();
         assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(7 << 20));
         assert_eq!(resources.memory().as_ref().unwrap().swap(), None);
         assert_eq!(resources.pids().as_ref().unwrap().limit(), 3);
-        assert_eq!(resources.cpu().as_ref().unwrap().quota(), None);
+        let cpu = resources.cpu().as_ref().unwrap();
+        assert_eq!((cpu.quota(), cpu.mems().as_deref()), (None, Some("0")));
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Whoever has a group holds a lock (flock) on its directory. The kernel gives it back when the
 //! engine is killed, and the next engine that makes a group removes those that nobody has locked:
-//! by then their processes are gone.
+//! by then their processes are gone. So does who tidies up anyway ([`remove_leftover_groups`]).
 //!
 //! A limit that was asked for and cannot be set is an error that says what is missing. Nothing is
 //! ever left out silently, but for the limit of swap that comes with one of memory unasked.
@@ -169,6 +169,13 @@ fn inherited(group: &Path, file: &str) -> String {
         .map(|text| text.trim().to_owned())
         .find(|text| !text.is_empty())
         .unwrap_or_default()
+}
+
+/// Removes the groups that killed engines have left, where those of this process would be made.
+pub fn remove_leftover_groups() {
+    if let Ok(hierarchies) = Hierarchies::read() {
+        hierarchies.places().iter().for_each(|place| sweep(place));
+    }
 }
 
 /// Removes what killed engines have left.

@@ -38,7 +38,7 @@ mod spawner;
 mod spec;
 mod sys;
 
-pub use cgroup::available_memory;
+pub use cgroup::{available_memory, remove_leftover_groups};
 pub use container::{Container, ExitStatus, Usage};
 pub use error::{RuntimeError, Stage};
 pub use isolate::{IdRange, Identity, Isolation, isolate};

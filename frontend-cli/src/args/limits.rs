@@ -33,4 +33,8 @@ pub(crate) struct LimitArgs {
     /// Processors to run on, such as 0-3 or 0,2
     #[arg(long, value_name = "LIST")]
     pub(crate) cpuset_cpus: Option<String>,
+
+    /// Memory nodes to take memory of, such as 0-1 or 0,1
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_mems: Option<String>,
 }

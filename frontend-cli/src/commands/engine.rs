@@ -194,10 +194,12 @@ async fn interrupted() -> CliError {
     }
 }
 
-/// `sync-store`: what is not durable yet becomes so, however long the disk takes.
+/// `sync-store`: what is not durable yet becomes so, however long the disk takes. Nobody waits for
+/// this process, so that it also tidies up what costs others time.
 pub(crate) fn sync_store(root: Option<PathBuf>) -> Result<std::process::ExitCode, CliError> {
     let engine = Engine::open(root, Needs::Documents)?;
     engine.store.index().tidy().map_err(store_error)?;
+    runtime::remove_leftover_groups();
     engine.store.sync_in_background().wait().map_err(store_error)?;
     Ok(std::process::ExitCode::SUCCESS)
 }

@@ -25,6 +25,7 @@ pub(super) fn limits(args: &LimitArgs) -> Result<Limits, CliError> {
         cpu_quota: args.cpu_quota.filter(|quota| *quota > 0),
         cpu_period: args.cpu_period.filter(|period| *period > 0),
         cpuset: args.cpuset_cpus.clone().filter(|list| !list.is_empty()),
+        cpuset_mems: args.cpuset_mems.clone().filter(|list| !list.is_empty()),
         pids: None,
     };
     if let Some(text) = &args.cpus {
@@ -102,9 +103,11 @@ mod tests {
         let limits = parse(&["-m", "512m", "--memory-swap", "1g", "-c", "512"]).unwrap();
         assert_eq!(limits.memory, Some(512 << 20));
         assert_eq!((limits.memory_swap, limits.cpu_shares), (Some(1 << 30), Some(512)));
-        let limits = parse(&["--cpus", "0.5", "--cpuset-cpus", "0,1"]).unwrap();
+        let limits =
+            parse(&["--cpus", "0.5", "--cpuset-cpus", "0,1", "--cpuset-mems", "0"]).unwrap();
         assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(50_000), Some(100_000)));
         assert_eq!(limits.cpuset.as_deref(), Some("0,1"));
+        assert_eq!(limits.cpuset_mems.as_deref(), Some("0"));
         assert_eq!(parse(&["-m", "64m", "--memory-swap", "-1"]).unwrap().memory_swap, Some(-1));
         assert_eq!(parse(&["-m", "0"]).unwrap(), Limits::default());
         for (words, part) in [

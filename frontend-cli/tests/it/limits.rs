@@ -100,6 +100,10 @@ fn the_other_limits_are_kept() {
     let free = run(&[], busy);
     let throttled = run(&["--cpus", "0.1"], busy);
     assert!(throttled.elapsed > free.elapsed, "{free} {throttled}");
+    let nodes = run(&["--cpuset-mems", "0"], "grep Mems_allowed_list /proc/self/status");
+    assert_eq!(nodes.success(), "Mems_allowed_list:\t0\n");
+    let absurd = run(&["--cpuset-mems", "4000"], "true");
+    assert!(absurd.failure(125).contains("the kernel refuses `4000`"), "{absurd}");
     let absurd = run(&["--cpuset-cpus", "4000"], "true");
     assert!(absurd.failure(125).contains("the kernel refuses `4000`"), "{absurd}");
 }
@@ -126,26 +130,30 @@ fn no_group_is_left_not_even_by_a_killed_engine() {
     }
     let sealed = Sealed::with_busybox(Identity::Caller);
     let words = ["run", "--rm", "-m", "64m", "--pids-limit", "50", "busybox"];
-    let mut command = sealed.strake_command(words.iter().chain(&["sleep", "600"]));
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let name = format!("strake-{}-", child.id());
-    let of_child = || {
-        let is_its = |path: &PathBuf| path.to_string_lossy().contains(&name);
-        groups().into_iter().filter(is_its).count()
-    };
-    let until = |what: &str, reached: &dyn Fn() -> bool| {
-        let started = Instant::now();
-        while !reached() {
-            assert!(started.elapsed() < Duration::from_secs(60), "{what}: {:?}", groups());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    until("no group is made", &|| of_child() > 0);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // The next one removes them, once their processes have ended.
-    until("the groups stay", &|| {
-        sealed.strake(words.iter().chain(&["true"])).success();
-        of_child() == 0
-    });
+    let limited: Vec<&str> = words.iter().chain(&["true"]).copied().collect();
+    // The next container with limits removes them, and so does a prune.
+    for tidy in [&limited[..], &["prune", "--force"], &["image", "prune", "--force"]] {
+        let mut command = sealed.strake_command(words.iter().chain(&["sleep", "600"]));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let name = format!("strake-{}-", child.id());
+        let of_child = || {
+            let is_its = |path: &PathBuf| path.to_string_lossy().contains(&name);
+            groups().into_iter().filter(is_its).count()
+        };
+        let until = |what: &str, reached: &dyn Fn() -> bool| {
+            let started = Instant::now();
+            while !reached() {
+                assert!(started.elapsed() < Duration::from_secs(60), "{what}: {:?}", groups());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        until("no group is made", &|| of_child() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Once their processes have ended.
+        until("the groups stay", &|| {
+            sealed.strake(tidy).success();
+            of_child() == 0
+        });
+    }
 }

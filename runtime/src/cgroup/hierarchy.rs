@@ -73,6 +73,31 @@ impl Hierarchies {
         Ok(parents)
     }
 
+    /// Everywhere that a group for a container of ours can have been made.
+    pub(super) fn places(&self) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        for mounted in &self.mounts {
+            match mounted.version {
+                Version::One => {
+                    let all =
+                        [Controller::Memory, Controller::Cpu, Controller::Cpuset, Controller::Pids];
+                    let is_used = |name: &String| all.iter().any(|c| c.name() == name.as_str());
+                    if mounted.controllers.iter().any(is_used) {
+                        places.push(mounted.own.clone());
+                    }
+                }
+                Version::Two => places.extend(
+                    mounted
+                        .own
+                        .ancestors()
+                        .take_while(|path| path.starts_with(&mounted.point))
+                        .map(Path::to_owned),
+                ),
+            }
+        }
+        places
+    }
+
     /// Our own groups that count memory, innermost first, with the kind they are of.
     pub(super) fn memory_groups(&self) -> Vec<(Version, PathBuf)> {
         let own = self.mounts.iter().filter(|mounted| {
@@ -190,6 +215,9 @@ mod tests {
         let parents = hierarchies.parents(&[Controller::Memory, Controller::Cpu]).unwrap();
         let paths: Vec<_> = parents.iter().map(|parent| parent.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/sys/fs/cgroup/memory/jobs/7", "/sys/fs/cgroup/cpu,cpuacct"]);
+        let places = hierarchies.places();
+        assert!(paths.iter().all(|path| places.contains(&path.into())), "{places:?}");
+        assert!(!places.contains(&"/sys/fs/cgroup/systemd/x".into()), "{places:?}");
         let error = hierarchies.parents(&[Controller::Pids]).unwrap_err().to_string();
         assert!(error.contains("number of processes") && error.contains("`pids`"), "{error}");
     }
@@ -228,6 +256,7 @@ mod tests {
         let given = fs_err::read_to_string(root.path().join("user/app/cgroup.subtree_control"));
         assert_eq!(given.unwrap(), "+memory");
         assert_eq!(parent(&[Controller::Cpu]), "user");
+        assert_eq!(hierarchies.places().len(), 4);
         let error = hierarchies.parents(&[Controller::Cpuset]).unwrap_err().to_string();
         assert!(error.contains("no cgroup controller `cpuset`"), "{error}");
     }

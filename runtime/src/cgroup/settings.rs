@@ -46,7 +46,7 @@ impl Controller {
         let resource = match self {
             Controller::Memory => "memory",
             Controller::Cpu => "CPU time",
-            Controller::Cpuset => "processors",
+            Controller::Cpuset => "processors and memory nodes",
             Controller::Pids => "number of processes",
         };
         RuntimeError::Limit { resource, reason, hint: hint.map(str::to_owned) }
@@ -174,12 +174,17 @@ fn weight(shares: u64) -> u64 {
 }
 
 fn cpuset(version: Version, resources: &LinuxResources, add: &mut Add<'_>) {
-    let Some(cpus) = resources.cpu().as_ref().and_then(|cpu| cpu.cpus().clone()) else { return };
-    if version == Version::One {
-        // A new group has neither, and takes no process before it has both.
-        add("cpuset.mems", None, false);
+    let Some(cpu) = resources.cpu() else { return };
+    let settings = [("cpuset.mems", cpu.mems().clone()), ("cpuset.cpus", cpu.cpus().clone())];
+    if settings.iter().all(|(_, list)| list.is_none()) {
+        return;
     }
-    add("cpuset.cpus", Some(cpus), false);
+    for (file, list) in settings {
+        // In the first version a new group has neither, and takes no process before it has both.
+        if list.is_some() || version == Version::One {
+            add(file, list, false);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +246,15 @@ mod tests {
             ]
         );
         assert!(lines(Version::Two, &LinuxResources::default()).is_empty());
+    }
+
+    #[test]
+    fn memory_nodes_alone_are_a_limit() {
+        let cpu = LinuxCpuBuilder::default().mems("0").build().unwrap();
+        let resources = LinuxResourcesBuilder::default().cpu(cpu).build().unwrap();
+        let one = lines(Version::One, &resources);
+        assert_eq!(one, ["cpuset.mems = 0", "cpuset.cpus = as above"]);
+        assert_eq!(lines(Version::Two, &resources), ["cpuset.mems = 0"]);
     }
 
     #[test]
