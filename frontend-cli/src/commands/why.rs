@@ -5,7 +5,7 @@
 //! the one of the same name, else the one with the same instruction (others were added before it),
 //! else the one in the same place (the instruction was edited). `build --explain` shows the same at
 //! the end of the build. Of a build that failed or was cancelled it says what was decided until then,
-//! and where it ended; one that ended before its first step leaves the explanation before in place.
+//! and where it ended: at a step, at an output, or before the first step, with the error.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,18 @@ const MAX_DIFFERENCES: usize = 20;
 pub(super) struct Explanation {
     status: Status,
     steps: Vec<Step>,
+    /// What it ended with, if it did not succeed.
+    #[serde(default)]
+    fault: Option<Fault>,
+}
+
+/// An error that ended a build.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Fault {
+    /// The output that failed, as it is asked for.
+    pub(super) output: Option<String>,
+    /// As it was shown.
+    pub(super) text: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,6 +112,7 @@ pub(super) fn record(
     scope: &str,
     decisions: &Decisions,
     status: Status,
+    fault: Option<Fault>,
 ) -> Result<Explanation, StoreError> {
     let index = store.index();
     let definition = decisions.definition();
@@ -150,10 +163,25 @@ pub(super) fn record(
         steps.push(Step { name, origin, created, differences, end });
     }
     index.set_latest(scope, &keys)?;
-    let explanation = Explanation { status, steps };
-    let text = serde_json::to_vec(&explanation).unwrap_or_default();
-    index.put_value(SPACE, LAST, &text)?;
+    let explanation = Explanation { status, steps, fault };
+    explanation.keep(store)?;
     Ok(explanation)
+}
+
+/// Writes down a build that ended before anything was decided about its steps.
+pub(super) fn record_unsolved(
+    store: &Store,
+    status: Status,
+    fault: Option<Fault>,
+) -> Result<(), StoreError> {
+    Explanation { status, steps: Vec::new(), fault }.keep(store)
+}
+
+impl Explanation {
+    fn keep(&self, store: &Store) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        store.index().put_value(SPACE, LAST, &text)
+    }
 }
 
 /// Where the result of a step came from, or would have, and how it ended; `None` for one that was
@@ -231,14 +259,15 @@ pub(crate) fn why(root: Option<PathBuf>, args: &WhyArgs) -> Result<ExitCode, Cli
             step_lines(step).iter().for_each(say);
         }
     }
-    let ending = ending_lines(&explanation);
     match (shown, &args.step) {
         (0, Some(text)) => {
             let text = format!("the last build has no step with `{text}` in its name");
-            Err(ending.into_iter().fold(CliError::input(text), CliError::hint))
+            let end = end_of_build(&explanation).into_iter();
+            Err(end.fold(CliError::input(text), CliError::hint))
         }
         _ => {
-            ending.iter().for_each(say);
+            end_of_build(&explanation).iter().for_each(say);
+            fault_lines(&explanation).iter().for_each(say);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -252,12 +281,13 @@ pub(super) fn lines(explanation: &Explanation) -> Vec<String> {
             "no step: the result has the files of its base image, and none was needed".into(),
         );
     }
-    lines.extend(ending_lines(explanation));
+    // The error itself is shown by the build.
+    lines.extend(end_of_build(explanation));
     lines
 }
 
 /// How a build ended that did not succeed, and where.
-fn ending_lines(explanation: &Explanation) -> Vec<String> {
+fn end_of_build(explanation: &Explanation) -> Option<String> {
     let names = |end: StepEnd| {
         let steps = explanation.steps.iter().filter(|step| step.end == end);
         let names: Vec<String> =
@@ -265,16 +295,27 @@ fn ending_lines(explanation: &Explanation) -> Vec<String> {
         names.join(", ")
     };
     let (verdict, at) = match explanation.status {
-        Status::Completed => return Vec::new(),
+        Status::Completed => return None,
         Status::Canceled => ("the build was cancelled", names(StepEnd::Cut)),
         Status::Error | Status::Running | Status::Killed => {
             ("the build failed", names(StepEnd::Failed))
         }
     };
-    vec![match at.as_str() {
-        "" => format!("{verdict}, but not in a step"),
-        at => format!("{verdict} at {at}; what stands on that was not reached"),
-    }]
+    let output = explanation.fault.as_ref().and_then(|fault| fault.output.as_deref());
+    Some(match (at.as_str(), output) {
+        ("", Some(output)) => format!("{verdict} after its steps, at the output `{output}`"),
+        ("", None) if explanation.steps.is_empty() => format!("{verdict} before its first step"),
+        ("", None) => format!("{verdict}, but not in a step"),
+        (at, _) => format!("{verdict} at {at}; what stands on that was not reached"),
+    })
+}
+
+/// The error of a build that did not end in a step, a line each. That of a step is in its log.
+fn fault_lines(explanation: &Explanation) -> Vec<String> {
+    let in_step = explanation.steps.iter().any(|step| step.end != StepEnd::Done);
+    let fault = explanation.fault.as_ref().filter(|_| !in_step);
+    let lines = fault.into_iter().flat_map(|fault| fault.text.lines());
+    lines.map(|line| format!("  {}", sanitize(line, false)).trim_end().to_owned()).collect()
 }
 
 /// What is known of a step, a line each.

@@ -186,11 +186,48 @@ fn a_build_that_fails_says_what_was_decided_until_then() {
     let said = why("COPY missing");
     assert!(said.contains("could not be told\n  and it failed"), "{said}");
     assert!(said.contains("the build failed at `[2/5] COPY missing /src`"), "{said}");
+}
 
-    // A Dockerfile that is none decides nothing.
-    sealed.write("work/Dockerfile", "FROM\n");
-    build("1").failure(1);
-    assert_eq!(why("COPY missing"), said);
+#[test]
+fn a_build_that_ends_before_its_steps_or_after_them_says_with_what() {
+    let sealed = Sealed::with_busybox(Identity::Caller);
+    let context = sealed.path().join("work").display().to_string();
+    let after = |dockerfile: &str, flags: &[&str], context: &str| {
+        sealed.write("work/Dockerfile", dockerfile);
+        let words = [&["build"], flags, &[context]].concat();
+        let shown = sealed.strake(words).failure(1).to_owned();
+        (sealed.strake(["why"]).success().to_owned(), shown)
+    };
+    sealed.write("work/Dockerfile", "FROM busybox\nRUN echo one\n");
+    sealed.strake(["build", &context]).success();
+    assert!(sealed.strake(["why"]).success().contains("RUN echo one"));
+
+    let before = "the build failed before its first step\n  error: ";
+    let (said, shown) = after("FROM busybox\nRUNN x\n", &[], &context);
+    assert!(said.starts_with(before), "{said}");
+    for part in ["unknown instruction: RUNN", "Dockerfile:2:1", "RUNN x", "did you mean RUN?"] {
+        assert!(said.contains(part) && shown.contains(part), "{part}: {said}");
+    }
+    let unreached = sealed.strake(["why", "RUN echo one"]);
+    assert!(unreached.failure(1).contains("before its first step"), "{unreached}");
+    let (said, _) = after("FROM nobody/has-this\n", &["--offline"], &context);
+    assert!(said.starts_with(before) && said.contains("nobody/has-this"), "{said}");
+    let (said, _) = after("FROM busybox\n", &[], "/no/such/context");
+    assert!(said.starts_with(before) && said.contains("/no/such/context"), "{said}");
+
+    // Nobody listens at that port.
+    let push = ["-t", "127.0.0.1:1/pushed", "--push"];
+    let (said, _) = after("FROM busybox\nRUN echo one\n", &push, &context);
+    let end =
+        "the build failed after its steps, at the output `type=registry`\n  error: cannot push";
+    assert!(said.contains("RUN echo one\n  cached") && said.contains(end), "{said}");
+    assert!(said.contains("127.0.0.1:1/pushed"), "{said}");
+    let archive = ["-o", "type=oci,dest=/no/such/place/x.tar"];
+    let (said, _) = after("FROM busybox\nRUN echo one\n", &archive, &context);
+    assert!(said.contains("at the output `type=oci,dest=/no/such/place/x.tar`"), "{said}");
+
+    sealed.strake(["build", &context]).success();
+    assert!(!sealed.strake(["why"]).success().contains("fail"));
 }
 
 #[test]

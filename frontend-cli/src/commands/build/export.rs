@@ -17,6 +17,7 @@ use exporter::{
 };
 use serde_json::json;
 
+use super::explain::Decided;
 use super::far::is_only_pushed;
 use super::images::ImageResolver;
 use super::options::BuildOptions;
@@ -64,6 +65,8 @@ pub(super) struct Exporter<'a> {
     pub(super) imported: &'a Imported,
     /// Layers that are where they go, or may stay where they are, and not here.
     pub(super) elsewhere: Elsewhere,
+    /// Is told which output failed.
+    pub(super) decided: &'a Decided,
     pub(super) progress: &'a Progress,
 }
 
@@ -107,7 +110,7 @@ impl Exporter<'_> {
             built.push(Built { platform, snapshot, source_date, image });
         }
         for output in &self.options.outputs {
-            self.write(output, &built).await?;
+            self.write(output, &built).await.inspect_err(|_| self.decided.failed_at(output))?;
         }
         self.write_files(&built)?;
         Ok(built)

@@ -80,8 +80,13 @@ pub(crate) fn build(
     }
     export::check_source_date_epoch(&options)?;
     let engine = Engine::open(root, Needs::Containers { first: None })?;
-    let source = BuildSource::open(&options, &engine)?;
-    let named = NamedContexts::open(&engine, &options)?;
+    let opened = BuildSource::open(&options, &engine)
+        .and_then(|source| Ok((source, NamedContexts::open(&engine, &options)?)));
+    let (source, named) = opened.inspect_err(|error| {
+        if let Err(error) = explain::unsolved(&engine, &options, error) {
+            tracing::warn!("`strake why` will not know this build: {error}");
+        }
+    })?;
     let (recording, logs) = record::begin(&engine, &options, &source, configured);
     let (progress, view) = progress::start_recording(options.progress, logs);
     let decided = Decided::default();
@@ -285,6 +290,7 @@ async fn build_image(
         resolver: &resolver,
         imported: &imported,
         elsewhere,
+        decided,
         progress,
     };
     let built = exporter.export(targets).await?;

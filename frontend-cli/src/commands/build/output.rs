@@ -4,6 +4,7 @@
 //! bare path is a local directory, `-` a tar on standard output.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use cache::layer::Compression;
@@ -54,6 +55,32 @@ pub(super) enum OutputKind {
 pub(super) enum Destination {
     File(PathBuf),
     Stdout,
+}
+
+/// As it is asked for, with what tells it from others.
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = |dest: &Destination| match dest {
+            Destination::File(path) => format!(",dest={}", path.display()),
+            Destination::Stdout => ",dest=-".to_owned(),
+        };
+        match &self.kind {
+            OutputKind::Image { push: true, .. } => write!(f, "type=registry")?,
+            OutputKind::Image { push: false, .. } => write!(f, "type=image")?,
+            OutputKind::Oci { dest, .. } => write!(f, "type=oci{}", file(dest))?,
+            OutputKind::Docker { dest } => write!(f, "type=docker{}", file(dest))?,
+            OutputKind::Tar { dest, .. } => write!(f, "type=tar{}", file(dest))?,
+            OutputKind::Local { dest, .. } => write!(f, "type=local,dest={}", dest.display())?,
+            OutputKind::CacheOnly => write!(f, "type=cacheonly")?,
+        }
+        match &self.names[..] {
+            [] => Ok(()),
+            names => {
+                let names: Vec<String> = names.iter().map(ImageName::familiar).collect();
+                write!(f, ",name={}", names.join(","))
+            }
+        }
+    }
 }
 
 impl Output {
