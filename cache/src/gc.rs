@@ -20,8 +20,10 @@
 
 pub mod check;
 mod filter;
+mod images;
 mod survey;
 mod usage;
+pub(crate) mod uses;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ use thiserror::Error;
 use crate::image::ImageError;
 use crate::state::{Store, StoreError, file_error};
 pub use filter::{Filter, FilterError};
+pub use images::{ImageUsage, VolumeUsage, image_usage, images_size, kept_size, volumes};
 pub use survey::{Entry, Object, RecordType, Survey, survey};
 use usage::{Links, Usage};
 

@@ -28,7 +28,7 @@ mod info;
 mod overlay;
 mod targets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -64,6 +64,8 @@ struct Inner {
     trash: Trash,
     /// What was read once; whether it is still there is asked every time.
     known: Mutex<HashMap<SnapshotId, Snapshot>>,
+    /// What this process has marked as used.
+    used: Mutex<HashSet<SnapshotId>>,
     /// See [`targets`]; `None` if it cannot be made.
     targets: [OnceLock<Option<PathBuf>>; 2],
 }
@@ -77,8 +79,9 @@ impl Snapshots {
     ) -> Snapshots {
         let dir = root.join("snapshots-v1");
         let chains = root.join("chains-v1");
-        let (root, known, targets) = (root.to_owned(), Mutex::default(), Default::default());
-        let inner = Inner { root, dir, chains, process, unsynced, trash, known, targets };
+        let (root, known, used) = (root.to_owned(), Mutex::default(), Mutex::default());
+        let targets = Default::default();
+        let inner = Inner { root, dir, chains, process, unsynced, trash, known, used, targets };
         Snapshots { inner: Arc::new(inner) }
     }
 
@@ -177,12 +180,23 @@ impl Snapshots {
 
     /// Notes that a build used it, so that it is the last to be pruned: the time of `info` is that
     /// of the last use. A file's time costs no transaction, and losing it in a power cut nothing.
+    /// Counts the build, too, once for each process, at the process's end.
     pub fn mark_used(&self, id: &SnapshotId) {
         use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
+        let mut used = self.inner.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if !used.insert(*id) {
+            return;
+        }
+        drop(used);
         // On a file system that is read-only nothing is pruned either.
         let _ = utimensat(CWD, self.snapshot_dir(id).join(INFO), &times, AtFlags::empty());
+    }
+
+    /// Takes what was marked as used and is not counted yet.
+    pub(crate) fn take_used(&self) -> HashSet<SnapshotId> {
+        std::mem::take(&mut *self.inner.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets what was read of a snapshot that is gone.

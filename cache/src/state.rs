@@ -20,6 +20,7 @@
 //! ├── claims-v1/<key>             keys that some process is at work on; made when first needed
 //! ├── index-v1/index.sqlite       cache keys with their ingredients → outputs
 //! ├── targets-v1/…/etc/{hosts,…}  empty files, below the root of every container
+//! ├── uses-v1                     how often trees and cache mounts were used
 //! ├── trash/<random>              being deleted
 //! └── cache-mounts/  volumes/  containers/  context-v1/  history-v1/     what others keep here
 //! ```
@@ -47,6 +48,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::Blobs;
 pub use crate::error::StoreError;
+use crate::gc::uses::Uses;
 use crate::image::Images;
 use crate::index::{CacheKey, Index};
 use crate::lock::{LockMode, lock_within, open_lock_file};
@@ -92,6 +94,8 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let used = self.snapshots.take_used();
+        Uses::of(&self.root).add(used.iter().map(ToString::to_string));
         // What is known of snapshots holds the process, whose leases would not end.
         self.snapshots.forget_all();
     }
@@ -231,6 +235,17 @@ impl Store {
     /// this process lives. Call it before looking whether the directory is there.
     pub fn lease_cache_mount(&self, name: &str) -> Result<(), StoreError> {
         self.inner.process.leases().take(Lease::CacheMount(name.to_owned()))
+    }
+
+    /// Notes that a step has the directory `name` in [`Store::cache_mounts_dir`].
+    pub fn mark_cache_mount_used(&self, name: &str) {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        let dir = self.cache_mounts_dir().join(name);
+        // Where nothing can be written, nothing is pruned either.
+        let _ = utimensat(CWD, &dir, &times, AtFlags::empty());
+        Uses::of(self.root()).add(std::iter::once(name.to_owned()));
     }
 
     pub(crate) fn process(&self) -> &Process {

@@ -6,6 +6,7 @@
 
 mod build;
 mod disk;
+mod format;
 mod history;
 mod limits;
 
@@ -16,6 +17,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::{BuildArgs, ProgressMode};
 pub(crate) use disk::{DuArgs, FsckArgs, ImagePruneArgs, PruneArgs, SpaceArgs, SystemDfArgs};
+pub(crate) use format::FormatArgs;
 pub(crate) use history::{
     HistoryArgs, HistoryCommand, HistoryInspectArgs, HistoryListArgs, HistoryLogsArgs,
     HistoryRemoveArgs, ImageHistoryArgs,
@@ -341,15 +343,17 @@ pub(crate) struct ListArgs {
     /// Digests too
     #[arg(long)]
     pub(crate) digests: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
     /// Only images of this name
     pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    /// `json`, or a template for each image: '{{.Id}}', '{{json .Config}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
     /// Names or ids of images
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
@@ -466,6 +470,11 @@ pub(crate) struct PsArgs {
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Ids and commands in full length
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[derive(Debug, Args)]

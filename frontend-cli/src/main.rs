@@ -10,6 +10,7 @@ mod dockerfile;
 mod history;
 mod progress;
 mod report;
+mod template;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

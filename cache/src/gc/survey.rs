@@ -6,6 +6,8 @@ use std::time::UNIX_EPOCH;
 
 use super::GcError;
 use super::usage::{Links, Usage};
+use super::uses::Uses;
+use crate::image::Image;
 use crate::image::document::digest_of;
 use crate::index::CacheKey;
 use crate::oci::{ChainId, Digest};
@@ -100,6 +102,9 @@ pub struct Entry {
     pub created: Option<String>,
     /// When it, or something on top of it, was last used; nanoseconds since 1970.
     pub last_used: i64,
+    /// In how many builds it was the result of a step, the one that made it among them; of a cache
+    /// mount, how many steps had it; of others `None`.
+    pub usage_count: Option<u64>,
     /// Whether a kept container needs it, or another process relies on it.
     pub in_use: bool,
     /// Whether that is only a process, whose end makes it cache again.
@@ -222,6 +227,7 @@ pub(super) fn graph(store: &Store) -> Result<Survey, GcError> {
     let leases = store.process().leases();
     let (own, others) = (leases.own(), leases.of_others()?);
     let snapshots = store.snapshots();
+    let uses = Uses::of(store.root()).read();
     let mut trees: BTreeMap<SnapshotId, Entry> = BTreeMap::new();
     for id in snapshots.list()? {
         let dir = snapshots.directory(&id);
@@ -230,6 +236,8 @@ pub(super) fn graph(store: &Store) -> Result<Survey, GcError> {
             parent,
             created: Some(created),
             last_used: modified(&dir.join("info")),
+            // The build that made it is not in the log.
+            usage_count: Some(uses.get(&id.to_string()).map_or(1, |count| count + 1)),
             ..bare(Object::Snapshot(id), RecordType::Regular, "a tree of no step or image")
         };
         trees.insert(id, entry);
@@ -296,7 +304,7 @@ pub(super) fn graph(store: &Store) -> Result<Survey, GcError> {
         }
     }
     survey.entries = trees.into_values().collect();
-    add_others(store, &protected, &mut survey)?;
+    add_others(store, &protected, &uses, &mut survey)?;
     for entry in &mut survey.entries {
         if let Some(lease) = entry.object.lease() {
             entry.is_own |= own.contains(&lease);
@@ -317,6 +325,7 @@ fn bare(object: Object, record_type: RecordType, description: &str) -> Entry {
         parent: None,
         created: None,
         last_used: 0,
+        usage_count: None,
         in_use: false,
         leased: false,
         shared: false,
@@ -365,15 +374,9 @@ fn image_trees(
     for row in store.images().list()? {
         let Some(image) = store.images().by_manifest(&row.manifest)? else { continue };
         let diff_ids = &image.config.rootfs.diff_ids;
-        let mut unpacked = 0;
-        for count in (1..=diff_ids.len()).rev() {
-            let Some(chain) = ChainId::of(&diff_ids[..count]) else { break };
-            if let Some(snapshot) = store.snapshots().unpacked(&chain)? {
-                roots.push(*snapshot.id());
-                unpacked = count;
-                break;
-            }
-        }
+        let found = unpacked_tree(store, &image)?;
+        roots.extend(found.map(|(id, _)| id));
+        let unpacked = found.map_or(0, |(_, layers)| layers);
         for diff_id in &diff_ids[unpacked..] {
             for (_, form) in store.index().layer_blobs(diff_id)? {
                 protected.extend(digest_of(&form).ok());
@@ -383,9 +386,25 @@ fn image_trees(
     Ok(roots)
 }
 
+/// The tree of the most layers of an image that are unpacked, and how many these are.
+pub(super) fn unpacked_tree(
+    store: &Store,
+    image: &Image,
+) -> Result<Option<(SnapshotId, usize)>, StoreError> {
+    let diff_ids = &image.config.rootfs.diff_ids;
+    for count in (1..=diff_ids.len()).rev() {
+        let Some(chain) = ChainId::of(&diff_ids[..count]) else { break };
+        if let Some(snapshot) = store.snapshots().unpacked(&chain)? {
+            return Ok(Some((*snapshot.id(), count)));
+        }
+    }
+    Ok(None)
+}
+
 fn add_others(
     store: &Store,
     protected: &BTreeSet<Digest>,
+    uses: &BTreeMap<String, u64>,
     survey: &mut Survey,
 ) -> Result<(), GcError> {
     for digest in store.blobs().list()? {
@@ -404,8 +423,10 @@ fn add_others(
         let id = fs_err::read_to_string(entry.path().join("id")).unwrap_or_else(|_| name.clone());
         let last_used = modified(&entry.path().join("data")).max(modified(&entry.path()));
         let what = format!("cache mount {}", id.trim());
-        let object = Object::CacheMount(name);
-        survey.entries.push(Entry { last_used, ..bare(object, RecordType::CacheMount, &what) });
+        let created = rfc3339(modified(&entry.path().join("id")));
+        let usage_count = Some(uses.get(&name).copied().unwrap_or_default());
+        let bare = bare(Object::CacheMount(name), RecordType::CacheMount, &what);
+        survey.entries.push(Entry { last_used, created, usage_count, ..bare });
     }
     let contexts = children(&store.contexts_dir())?;
     let newest = contexts.iter().map(|path| modified(path)).max();
@@ -434,7 +455,13 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     entries.map(|entry| Ok(entry.map_err(file_error("list", dir))?.path())).collect()
 }
 
-/// Seconds since 1970; 0 for what is not there.
+/// A time in nanoseconds since 1970; `None` for none.
+fn rfc3339(nanoseconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).ok()?;
+    (nanoseconds > 0).then(|| time.to_string())
+}
+
+/// Nanoseconds since 1970; 0 for what is not there.
 fn modified(path: &Path) -> i64 {
     let time = fs_err::symlink_metadata(path).and_then(|metadata| metadata.modified());
     let since = time.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

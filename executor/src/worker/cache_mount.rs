@@ -137,7 +137,12 @@ impl CacheMount {
             Err(errno) => return Err(failed("lock", &lock_path)(errno)),
         }
         match rustix::fs::flock(&lock, wanted) {
-            Ok(()) if is_there(&data)? => Ok(Some(HeldCache { data, _lock: lock })),
+            Ok(()) if is_there(&data)? => {
+                if let Some(name) = dir.file_name() {
+                    store.mark_cache_mount_used(&name.to_string_lossy());
+                }
+                Ok(Some(HeldCache { data, _lock: lock }))
+            }
             Ok(()) | Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(failed("lock", &lock_path)(errno)),
         }

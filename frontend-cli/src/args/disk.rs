@@ -2,16 +2,19 @@
 
 use clap::Args;
 
+use super::FormatArgs;
+
 #[derive(Debug, Args)]
 pub(crate) struct DuArgs {
     /// Only what fits: until=24h, type=regular, id=…, private, …
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     pub(crate) filters: Vec<String>,
-    /// Everything that is known of each
-    #[arg(long)]
+    /// Everything that is known of each: the same as --format=pretty
+    #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    /// `table`, `pretty` (as --verbose), `json` (one object a line), or a template: '{{.ID}}',
+    /// 'table {{.ID}}\t{{.Size}}'; '{{json .}}' shows the fields
+    #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with = "verbose")]
     pub(crate) format: String,
 }
 
@@ -26,6 +29,10 @@ pub(crate) struct PruneArgs {
     /// Only what fits: until=24h, type=regular, id=…, private, …
     #[arg(long = "filter", value_name = "FIELD=VALUE")]
     pub(crate) filters: Vec<String>,
+    /// Say everything that is known of what goes
+    #[arg(long)]
+    pub(crate) verbose: bool,
+
     #[command(flatten)]
     pub(crate) space: SpaceArgs,
 }
@@ -58,9 +65,11 @@ pub(crate) struct ImagePruneArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SystemDfArgs {
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
+    /// Every image, container, volume and piece of build cache
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::FormatArgs;
+
 #[derive(Debug, Args)]
 pub(crate) struct ImageHistoryArgs {
     /// Texts in full length
@@ -57,9 +59,8 @@ pub(crate) struct HistoryListArgs {
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[derive(Debug, Args)]
@@ -72,9 +73,8 @@ pub(crate) struct HistoryLogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryInspectArgs {
-    /// `table` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    pub(crate) format: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
     /// The build: an id or its beginning, ^N for the Nth before the last [default: the last]
     pub(crate) build: Option<String>,
 }

@@ -3,14 +3,32 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use executor::{ContainerStatus, Containers};
+use executor::{Container, ContainerStatus, Containers};
 
 use super::engine::{Engine, Needs};
+use super::listing::{Field, Format};
 use super::{ago, say, table};
 use crate::args::{PsArgs, RmArgs};
+use crate::progress::sanitize;
 use crate::report::{CliError, ErrorKind, Problem, chain};
+use crate::template::Row;
+
+/// Docker prints commands of its table up to this width.
+const COMMAND_WIDTH: usize = 40;
+
+const FIELDS: &[Field] = &[
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("State", "STATE"),
+    ("Status", "STATUS"),
+    ("Names", "NAMES"),
+];
 
 pub(crate) fn list(root: Option<PathBuf>, args: &PsArgs) -> Result<ExitCode, CliError> {
+    let format = Format::parse(&args.format.format, FIELDS)?;
     let engine = Engine::open(root, Needs::Documents)?;
     let mut containers = Containers::new(&engine.store)
         .list()
@@ -20,29 +38,65 @@ pub(crate) fn list(root: Option<PathBuf>, args: &PsArgs) -> Result<ExitCode, Cli
     }
     if args.quiet {
         for container in &containers {
-            say(container.id.chars().take(12).collect::<String>());
+            say(id(container, args.no_trunc));
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if format.print(containers.iter().map(|container| listed(container, args.no_trunc)))? {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = containers
         .iter()
         .map(|container| {
             vec![
-                container.id.chars().take(12).collect(),
+                id(container, args.no_trunc),
                 container.image.clone(),
-                container.command.join(" "),
+                command(container, args.no_trunc),
                 ago(Some(&container.created)),
-                match container.status {
-                    ContainerStatus::Created => "Created".to_owned(),
-                    ContainerStatus::Running { .. } => "Up".to_owned(),
-                    ContainerStatus::Exited { code } => format!("Exited ({code})"),
-                },
+                status(container).0,
                 container.name.clone(),
             ]
         })
         .collect();
     table(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"], &rows);
     Ok(ExitCode::SUCCESS)
+}
+
+fn listed(container: &Container, no_trunc: bool) -> Row {
+    let (status, state) = status(container);
+    Row::new()
+        .shown("ID", container.id.as_str(), id(container, no_trunc))
+        .with("Image", container.image.as_str())
+        .with("Command", command(container, no_trunc))
+        .with("CreatedAt", container.created.as_str())
+        .with("RunningFor", ago(Some(&container.created)))
+        .with("State", state)
+        .with("Status", status)
+        .with("Names", container.name.as_str())
+}
+
+fn id(container: &Container, whole: bool) -> String {
+    match whole {
+        true => container.id.clone(),
+        false => container.id.chars().take(12).collect(),
+    }
+}
+
+pub(super) fn command(container: &Container, whole: bool) -> String {
+    let command = sanitize(&container.command.join(" "), false);
+    match whole {
+        true => command,
+        false => console::truncate_str(&command, COMMAND_WIDTH, "…").into_owned(),
+    }
+}
+
+/// As docker tells it, and in one word.
+pub(super) fn status(container: &Container) -> (String, &'static str) {
+    match container.status {
+        ContainerStatus::Created => ("Created".to_owned(), "created"),
+        ContainerStatus::Running { .. } => ("Up".to_owned(), "running"),
+        ContainerStatus::Exited { code } => (format!("Exited ({code})"), "exited"),
+    }
 }
 
 /// Each container is tried, whatever became of the others.

@@ -1,18 +1,23 @@
-//! `strake du` and `strake system df`: what the store holds.
+//! `strake du`: what the build cache occupies.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cache::gc::{Entry, Filter, GcError, survey};
-use executor::Containers;
-use serde_json::json;
 
 use super::engine::{Engine, Needs, store_error};
+use super::listing::{Field, Format};
 use super::{ago, human_size, say, table};
-use crate::args::{DuArgs, SystemDfArgs};
+use crate::args::DuArgs;
+use crate::progress::sanitize;
 use crate::report::CliError;
+use crate::template::Row;
 
 pub(crate) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<ExitCode, CliError> {
+    let format = match args.verbose {
+        true => Format::Pretty,
+        false => Format::parse_or_pretty(&args.format, FIELDS)?,
+    };
     let filters = filters(&args.filters)?;
     let engine = Engine::open(root, Needs::Trees)?;
     let survey = survey(&engine.store).map_err(gc_error)?;
@@ -22,11 +27,10 @@ pub(crate) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<ExitCode, CliEr
         .filter(|entry| filters.iter().all(|filter| filter.fits(entry)))
         .collect();
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.size));
-    if args.format == "json" {
-        entries.iter().for_each(|entry| say(as_json(entry)));
+    if format.print(entries.iter().map(|entry| listed(entry)))? {
         return Ok(ExitCode::SUCCESS);
     }
-    if args.verbose {
+    if matches!(format, Format::Pretty) {
         entries.iter().for_each(|entry| say(in_full(entry)));
     } else {
         let rows: Vec<Vec<String>> = entries
@@ -53,88 +57,68 @@ pub(crate) fn du(root: Option<PathBuf>, args: &DuArgs) -> Result<ExitCode, CliEr
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_json(entry: &Entry) -> serde_json::Value {
-    json!({
-        "ID": entry.object.id(),
-        "Parents": entry.parent.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "CreatedAt": entry.created,
-        "LastUsedAt": time(entry.last_used),
-        "Mutable": entry.is_mutable(),
-        "Reclaimable": entry.is_removable(),
-        "InUse": entry.in_use,
-        "Shared": entry.shared,
-        "Size": entry.size,
-        "Description": entry.description,
-        "Type": entry.record_type.word(),
-    })
+const FIELDS: &[Field] = &[
+    ("ID", "ID"),
+    ("Parents", "PARENTS"),
+    ("CreatedAt", "CREATED AT"),
+    ("LastUsedAt", "LAST ACCESSED"),
+    ("UsageCount", "USAGE COUNT"),
+    ("Mutable", "MUTABLE"),
+    ("Reclaimable", "RECLAIMABLE"),
+    ("InUse", "IN USE"),
+    ("Shared", "SHARED"),
+    ("Size", "SIZE"),
+    ("Description", "DESCRIPTION"),
+    ("Type", "TYPE"),
+];
+
+/// Sizes are bytes and times times in JSON; people read them as in the table.
+pub(super) fn listed(entry: &Entry) -> Row {
+    let used = time(entry.last_used);
+    let ago = ago(Some(&used));
+    Row::new()
+        .with("ID", entry.object.id())
+        .with("Parents", entry.parent.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .with("CreatedAt", entry.created.clone())
+        .shown("LastUsedAt", used, ago)
+        .with("UsageCount", entry.usage_count)
+        .with("Mutable", entry.is_mutable())
+        .with("Reclaimable", entry.is_removable())
+        .with("InUse", entry.in_use)
+        .with("Shared", entry.shared)
+        .shown("Size", entry.size, human_size(entry.size))
+        .with("Description", entry.description.as_str())
+        .with("Type", entry.record_type.word())
 }
 
-fn in_full(entry: &Entry) -> String {
-    let mut text = format!("ID:\t\t{}\n", entry.object.id());
+/// Everything that is known of an entry, in the lines that buildx prints.
+pub(super) fn in_full(entry: &Entry) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        text += &format!("{:<14}{value}\n", format!("{name}:"));
+    };
+    line("ID", &entry.object.id());
     if let Some(parent) = &entry.parent {
-        text += &format!("Parent:\t\t{parent}\n");
+        line("Parents", &format!("\n - {parent}"));
     }
     if let Some(created) = &entry.created {
-        text += &format!("Created at:\t{created}\n");
+        line("Created at", created);
     }
-    text += &format!("Mutable:\t{}\n", entry.is_mutable());
-    text += &format!("Reclaimable:\t{}\n", entry.is_removable());
-    text += &format!("Shared:\t\t{}\n", entry.shared);
-    text += &format!("Size:\t\t{}\n", human_size(entry.size));
-    text += &format!("Description:\t{}\n", entry.description);
-    text += &format!("Last used:\t{}\n", ago(Some(&time(entry.last_used))));
-    text + &format!("Type:\t\t{}\n", entry.record_type.word())
-}
-
-pub(crate) fn system_df(root: Option<PathBuf>, args: &SystemDfArgs) -> Result<ExitCode, CliError> {
-    let engine = Engine::open(root, Needs::Trees)?;
-    let survey = survey(&engine.store).map_err(gc_error)?;
-    let images = engine
-        .store
-        .images()
-        .list()
-        .map_err(|error| CliError::caused("cannot list the images", &error))?;
-    let mut ids: Vec<_> = images.iter().map(|row| row.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let containers = Containers::new(&engine.store)
-        .list()
-        .map_err(|error| CliError::caused("cannot list the containers", &error))?;
-    let running = containers.iter().filter(|container| container.is_running()).count();
-    let cache = survey.entries.iter().filter(|entry| entry.is_removable()).count();
-    let needed = survey.total_size() - survey.cache_size();
-    let rows = [
-        ("Images", ids.len().to_string(), String::new(), needed, None),
-        ("Containers", containers.len().to_string(), running.to_string(), 0, None),
-        (
-            "Build Cache",
-            cache.to_string(),
-            "0".to_owned(),
-            survey.cache_size(),
-            Some(survey.cache_size()),
-        ),
-    ];
-    if args.format == "json" {
-        for (name, total, active, size, free) in rows {
-            say(json!({
-                "Type": name,
-                "TotalCount": total,
-                "Active": active,
-                "Size": size,
-                "Reclaimable": free.unwrap_or_default(),
-            }));
-        }
-        return Ok(ExitCode::SUCCESS);
+    line("Mutable", &entry.is_mutable().to_string());
+    line("Reclaimable", &entry.is_removable().to_string());
+    line("Shared", &entry.shared.to_string());
+    line("Size", &human_size(entry.size));
+    if !entry.description.is_empty() {
+        line("Description", &sanitize(&entry.description, false));
     }
-    let rows: Vec<Vec<String>> = rows
-        .into_iter()
-        .map(|(name, total, active, size, free)| {
-            let free = free.map(human_size).unwrap_or_default();
-            vec![name.to_owned(), total, active, human_size(size), free]
-        })
-        .collect();
-    table(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows);
-    Ok(ExitCode::SUCCESS)
+    if let Some(count) = entry.usage_count {
+        line("Usage count", &count.to_string());
+    }
+    if entry.last_used > 0 {
+        line("Last used", &ago(Some(&time(entry.last_used))));
+    }
+    line("Type", entry.record_type.word());
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 pub(super) fn filters(texts: &[String]) -> Result<Vec<Filter>, CliError> {
@@ -158,7 +142,7 @@ pub(super) fn gc_error(error: GcError) -> CliError {
     }
 }
 
-fn time(nanoseconds: i64) -> String {
+pub(super) fn time(nanoseconds: i64) -> String {
     let second = nanoseconds.div_euclid(1_000_000_000);
     jiff::Timestamp::from_second(second).unwrap_or_default().to_string()
 }

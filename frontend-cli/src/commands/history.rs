@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::engine::{Engine, Needs};
+use super::listing::{Field, Format};
 use super::{ago, inspect, say, table};
 use crate::args::{
-    HistoryArgs, HistoryCommand, HistoryInspectArgs, HistoryListArgs, HistoryLogsArgs,
+    FormatArgs, HistoryArgs, HistoryCommand, HistoryInspectArgs, HistoryListArgs, HistoryLogsArgs,
     HistoryRemoveArgs, ImageHistoryArgs,
 };
 use crate::history::{Build, History, Status, Step, StepOutcome, log_file, unreadable};
 use crate::progress::sanitize;
 use crate::report::CliError;
+use crate::template::Row;
 
 /// Names of builds are printed up to this width.
 const NAME_WIDTH: usize = 45;
@@ -29,7 +31,7 @@ pub(crate) fn history(root: Option<PathBuf>, args: HistoryArgs) -> Result<ExitCo
         return inspect::history(root, &ImageHistoryArgs { no_trunc, quiet, image });
     }
     let command = command.unwrap_or_else(|| {
-        let format = "table".to_owned();
+        let format = FormatArgs { format: "table".to_owned() };
         HistoryCommand::Ls(HistoryListArgs { filters: Vec::new(), no_trunc, quiet, format })
     });
     let engine = Engine::open(root, Needs::Documents)?;
@@ -43,7 +45,43 @@ pub(crate) fn history(root: Option<PathBuf>, args: HistoryArgs) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+const FIELDS: &[Field] = &[
+    ("ID", "BUILD ID"),
+    ("Name", "NAME"),
+    ("Status", "STATUS"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("CompletedAt", "COMPLETED AT"),
+    ("Duration", "DURATION"),
+    ("Command", "COMMAND"),
+    ("Context", "CONTEXT"),
+    ("Dockerfile", "DOCKERFILE"),
+    ("Target", "TARGET"),
+    ("Tags", "TAGS"),
+    ("Platforms", "PLATFORMS"),
+    ("Error", "ERROR"),
+];
+
+fn listed(build: &Build) -> Row {
+    Row::new()
+        .with("ID", build.id.as_str())
+        .with("Name", build.name.as_str())
+        .with("Status", status(build.status))
+        .with("CreatedAt", build.started.as_str())
+        .with("CreatedSince", ago(Some(&build.started)))
+        .with("CompletedAt", build.ended.clone())
+        .with("Duration", duration(Some(&build.started), build.ended.as_deref()))
+        .with("Command", build.command.join(" "))
+        .with("Context", build.context.as_str())
+        .with("Dockerfile", build.dockerfile.as_str())
+        .with("Target", build.target.clone())
+        .with("Tags", build.tags.clone())
+        .with("Platforms", build.platforms.clone())
+        .with("Error", build.error.clone())
+}
+
 fn list(history: &History, args: &HistoryListArgs) -> Result<(), CliError> {
+    let format = Format::parse(&args.format.format, FIELDS)?;
     let filters =
         args.filters.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let builds = history.list().map_err(|error| unreadable(&error))?;
@@ -54,11 +92,14 @@ fn list(history: &History, args: &HistoryListArgs) -> Result<(), CliError> {
         builds.iter().for_each(|build| say(&build.id));
         return Ok(());
     }
-    if args.format == "json" {
+    if matches!(format, Format::Json) {
         for build in &builds {
             // The steps are for `inspect`.
             say(json(&Build { steps: Vec::new(), ..build.clone() })?);
         }
+        return Ok(());
+    }
+    if format.print(builds.iter().map(listed))? {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = builds
@@ -83,9 +124,13 @@ fn list(history: &History, args: &HistoryListArgs) -> Result<(), CliError> {
 }
 
 fn show(history: &History, args: &HistoryInspectArgs) -> Result<(), CliError> {
+    let format = Format::parse(&args.format.format, FIELDS)?;
     let (build, _) = history.find(args.build.as_deref())?;
-    if args.format == "json" {
+    if matches!(format, Format::Json) {
         say(json(&build)?);
+        return Ok(());
+    }
+    if format.print(std::iter::once(listed(&build)))? {
         return Ok(());
     }
     let line = |name: &str, value: &str| {

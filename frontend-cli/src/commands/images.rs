@@ -5,14 +5,27 @@ use std::process::ExitCode;
 
 use cache::image::NamedImage;
 use cache::oci::ImageName;
-use serde_json::json;
 
 use super::engine::{Engine, Needs};
+use super::listing::{Field, Format};
 use super::{ago, human_size, say, table};
 use crate::args::{ListArgs, RemoveArgs, TagArgs};
 use crate::report::{CliError, ErrorKind, Problem};
+use crate::template::Row;
+
+const FIELDS: &[Field] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+    ("Platform", "PLATFORM"),
+];
 
 pub(crate) fn list(root: Option<PathBuf>, args: &ListArgs) -> Result<ExitCode, CliError> {
+    let format = Format::parse(&args.format.format, FIELDS)?;
     let engine = Engine::open(root, Needs::Documents)?;
     let mut rows = engine
         .store
@@ -30,19 +43,7 @@ pub(crate) fn list(root: Option<PathBuf>, args: &ListArgs) -> Result<ExitCode, C
                 seen.push(row.id);
             }
         }
-    } else if args.format == "json" {
-        for row in &rows {
-            say(json!({
-                "ID": row.id,
-                "Repository": repository(row),
-                "Tag": tag_of(row),
-                "Digest": row.manifest,
-                "CreatedAt": row.created,
-                "CreatedSince": ago(row.created.as_deref()),
-                "Size": human_size(row.size),
-                "Platform": row.platform.to_string(),
-            }));
-        }
+    } else if format.print(rows.iter().map(|row| listed(row, args.no_trunc)))? {
     } else {
         let mut head = vec!["REPOSITORY", "TAG"];
         if args.digests {
@@ -67,6 +68,19 @@ pub(crate) fn list(root: Option<PathBuf>, args: &ListArgs) -> Result<ExitCode, C
         table(&head, &rows);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn listed(row: &NamedImage, no_trunc: bool) -> Row {
+    let whole = row.id.to_string();
+    Row::new()
+        .shown("ID", whole, id(row, no_trunc))
+        .with("Repository", repository(row))
+        .with("Tag", tag_of(row))
+        .with("Digest", row.manifest.to_string())
+        .with("CreatedAt", row.created.clone())
+        .with("CreatedSince", ago(row.created.as_deref()))
+        .with("Size", human_size(row.size))
+        .with("Platform", row.platform.to_string())
 }
 
 /// Whether an image has the name, or the repository, that was asked for.

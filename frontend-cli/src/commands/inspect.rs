@@ -8,6 +8,7 @@ use cache::oci::ImageName;
 use serde_json::{Value, json};
 
 use super::engine::{Engine, Needs};
+use super::listing::print_documents;
 use super::{ago, human_size, say, table};
 use crate::args::{ImageHistoryArgs, InspectArgs};
 use crate::report::CliError;
@@ -21,7 +22,7 @@ pub(crate) fn inspect(root: Option<PathBuf>, args: &InspectArgs) -> Result<ExitC
         args.images.iter().map(|text| engine.find_image(text)).collect::<Result<Vec<_>, _>>()?;
     let documents =
         images.iter().map(|image| document(&engine, image)).collect::<Result<Vec<_>, _>>()?;
-    say(format!("{:#}", Value::Array(documents)));
+    print_documents(args.format.as_deref(), documents, with_all_fields)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,6 +57,32 @@ fn document(engine: &Engine, image: &Image) -> Result<Value, CliError> {
         "Config": config,
         "RootFS": { "Type": "layers", "Layers": image.config.rootfs.diff_ids },
     }))
+}
+
+/// What a configuration need not have, and docker's templates may name all the same.
+const CONFIG_FIELDS: [&str; 12] = [
+    "Cmd",
+    "Entrypoint",
+    "Env",
+    "ExposedPorts",
+    "Healthcheck",
+    "Labels",
+    "OnBuild",
+    "Shell",
+    "StopSignal",
+    "User",
+    "Volumes",
+    "WorkingDir",
+];
+
+/// The document for a template, which is not to fail for what is empty.
+fn with_all_fields(mut document: Value) -> Value {
+    if let Some(Value::Object(config)) = document.get_mut("Config") {
+        for field in CONFIG_FIELDS {
+            config.entry(field).or_insert(Value::Null);
+        }
+    }
+    document
 }
 
 pub(crate) fn history(

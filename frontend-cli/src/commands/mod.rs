@@ -7,6 +7,7 @@ mod archive;
 pub(crate) mod build;
 mod cache;
 mod containers;
+mod df;
 mod du;
 mod engine;
 mod far;
@@ -15,6 +16,7 @@ mod history;
 mod images;
 mod inspect;
 mod limits;
+mod listing;
 mod prune;
 mod registry;
 mod run;
@@ -70,7 +72,7 @@ fn perform(root: Option<PathBuf>, command: Command, config: &Config) -> Result<E
         Command::Builder(BuilderCommand::Build(args)) => build::build(root, *args, config),
         Command::Cache(CacheCommand::Export(args)) => cache::export(root, &args),
         Command::Cache(CacheCommand::Import(args)) => cache::import(root, &args),
-        Command::System(SystemCommand::Df(args)) => du::system_df(root, &args),
+        Command::System(SystemCommand::Df(args)) => df::system_df(root, &args),
         Command::Fsck(args) => fsck::fsck(root, &args),
         // Needs no store.
         Command::Completion(_) => Ok(ExitCode::SUCCESS),

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use cache::gc::{PruneOptions, Pruned, prune, prune_images};
 use executor::Containers;
 
-use super::du::{filters, gc_error};
+use super::du::{filters, gc_error, in_full};
 use super::engine::{Engine, Needs};
 use super::space::CacheLimits;
 use super::{human_size, say, table};
 use crate::args::{ImagePruneArgs, PruneArgs};
+use crate::progress::sanitize;
 use crate::report::CliError;
 
 pub(crate) fn builder(root: Option<PathBuf>, args: &PruneArgs) -> Result<ExitCode, CliError> {
@@ -26,9 +27,10 @@ pub(crate) fn builder(root: Option<PathBuf>, args: &PruneArgs) -> Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     }
     let engine = Engine::open(root, Needs::Trees)?;
+    runtime::remove_leftover_groups();
     let options = PruneOptions { all: args.all, filters, ..limits.options(&engine.store)? };
     let pruned = prune(&engine.store, &options).map_err(gc_error)?;
-    print_pruned(&pruned);
+    print_pruned(&pruned, args.verbose);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -42,6 +44,7 @@ pub(crate) fn images(root: Option<PathBuf>, args: &ImagePruneArgs) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let engine = Engine::open(root, Needs::Trees)?;
+    runtime::remove_leftover_groups();
     let used: Vec<String> = Containers::new(&engine.store)
         .list()
         .map_err(|error| CliError::caused("cannot list the containers", &error))?
@@ -61,8 +64,10 @@ pub(crate) fn images(root: Option<PathBuf>, args: &ImagePruneArgs) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_pruned(pruned: &Pruned) {
-    if !pruned.removed.is_empty() {
+fn print_pruned(pruned: &Pruned, verbose: bool) {
+    if verbose {
+        pruned.removed.iter().for_each(|entry| say(in_full(entry)));
+    } else if !pruned.removed.is_empty() {
         let rows: Vec<Vec<String>> = pruned
             .removed
             .iter()
@@ -71,7 +76,7 @@ fn print_pruned(pruned: &Pruned) {
                     entry.object.id(),
                     entry.record_type.word().to_owned(),
                     human_size(entry.size),
-                    entry.description.clone(),
+                    sanitize(&entry.description, false),
                 ]
             })
             .collect();

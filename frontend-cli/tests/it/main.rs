@@ -12,6 +12,7 @@ mod claims;
 mod configuration;
 mod contexts;
 mod devices;
+mod disk;
 mod disk_errors;
 mod examples;
 mod explain;
