@@ -31,7 +31,7 @@ enum Token {
 enum End {
     Text,
     Else,
-    End,
+    Block,
 }
 
 /// The nodes of a whole template.
@@ -41,7 +41,7 @@ pub(super) fn nodes(text: &str) -> Result<Vec<Node>, TemplateError> {
     match block(&mut pieces, 0)? {
         (nodes, End::Text) => Ok(nodes),
         (_, End::Else) => Err(TemplateError::new("`{{else}}` without `{{if}}`")),
-        (_, End::End) => Err(TemplateError::new("`{{end}}` without `{{if}}` or `{{range}}`")),
+        (_, End::Block) => Err(TemplateError::new("`{{end}}` without `{{if}}` or `{{range}}`")),
     }
 }
 
@@ -124,7 +124,7 @@ fn block<'a>(
         };
         let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((action, ""));
         match word {
-            "end" if rest.trim().is_empty() => return Ok((nodes, End::End)),
+            "end" if rest.trim().is_empty() => return Ok((nodes, End::Block)),
             "else" if rest.trim().is_empty() => return Ok((nodes, End::Else)),
             "else" => {
                 let error = TemplateError::new(format!("`{{{{{action}}}}}` is not understood"));
@@ -162,7 +162,7 @@ fn branches<'a>(
         end => (Vec::new(), end),
     };
     match end {
-        End::End => Ok((first, second)),
+        End::Block => Ok((first, second)),
         _ => Err(TemplateError::new(format!("`{{{{{word}}}}}` has no `{{{{end}}}}`"))),
     }
 }
