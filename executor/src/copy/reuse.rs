@@ -48,6 +48,8 @@ const LIMIT: usize = 1_000_000;
 /// Links to fewer files are made in the time that one more directory of a stack costs its readers.
 const AMENDED_FROM: usize = 512;
 const MAX_AMENDMENTS: usize = 8;
+/// The kernel stacks 500 directories: a tree that is as high as this leaves the rest to later steps.
+const MAX_STACK: usize = 250;
 
 /// What an earlier run made, and what this one makes.
 #[derive(Debug)]
@@ -118,6 +120,7 @@ impl Reuse {
         identities.len() >= AMENDED_FROM
             && bytes_on_disk - bytes <= bytes / 2
             && earlier.own_layers().count() <= MAX_AMENDMENTS
+            && earlier.layers().count() < MAX_STACK
     }
 
     /// Takes the file for `place` from the last result, if that is a copy of the same.
