@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use super::target::{Attributes, TargetDir, set_attributes, set_missing_attributes, timestamps};
+use super::target::{
+    Attributes, TargetDir, owner_error, set_attributes, set_missing_attributes, timestamps,
+};
 use crate::merged::{Kind, Meta, Owners};
 
 /// The first copy of each file that has several names: its path in the target, by device and inode
@@ -192,7 +194,7 @@ fn set_without_opening(place: &Place<'_>, attributes: &Attributes<'_>) -> io::Re
         Ok(()) => {}
         // Without ranges of ids, only files and directories remember their owner.
         Err(Errno::INVAL | Errno::PERM) if place.dir.owners() == Owners::Attribute => {}
-        Err(errno) => return Err(errno.into()),
+        Err(errno) => return Err(owner_error(errno, attributes.uid, attributes.gid)),
     }
     if let Some(mtime) = attributes.mtime {
         let times = timestamps(mtime);

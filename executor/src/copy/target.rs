@@ -339,10 +339,24 @@ pub(crate) fn set_attributes(
         Err(Errno::INVAL | Errno::PERM) if owners == Owners::Attribute => {
             set_owner_attribute(fd, uid, gid)?;
         }
-        Err(errno) => return Err(errno.into()),
+        Err(errno) => return Err(owner_error(errno, uid, gid)),
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))?;
     set_further_attributes(fd, attributes)
+}
+
+/// Why a file cannot have an owner, in words where the kernel has only a number.
+pub(super) fn owner_error(errno: Errno, uid: u32, gid: u32) -> io::Error {
+    match errno {
+        Errno::INVAL => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "its owner would be {uid}:{gid}, and this user's ranges of ids (/etc/subuid, \
+                 /etc/subgid) do not reach that far"
+            ),
+        ),
+        errno => errno.into(),
+    }
 }
 
 /// As [`set_attributes`], of a file that is `made` as it is: its owner and mode are left alone if
