@@ -12,7 +12,6 @@
 //! | device that cannot be made | an empty file with `user.strake.device` | the device |
 
 pub mod archive;
-mod changes;
 mod checkpoint;
 mod compress;
 mod digesting;

@@ -1,7 +1,9 @@
 //! A tree of changes as a tar archive.
 //!
-//! The walk goes through the snapshot's own [`Changes`], names in byte order, with the merged view of
-//! the layers below beside it. What it writes, and what not:
+//! The walk goes through the snapshot's own directories of changes (one, and those that it amends:
+//! [`crate::snapshot::Snapshots::amend`]) as one tree, names in byte order, with the merged view of
+//! the layers below beside it. A whiteout in an amendment takes out what the amended ones have, one
+//! in the lowest directory is a deletion. What it writes, and what not:
 //!
 //! - a file that overlayfs copied up and that is the same as below: nothing;
 //! - a directory that is the same as below: written only if something in it is, before that;
@@ -20,12 +22,10 @@ use std::ffi::{CStr, CString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, readlinkat};
 use rustix::io::Errno;
 
-use super::changes::{Change, Changes};
 use super::checkpoint::{Checkpoint, Mark, Trace};
 use super::header::Kind;
 use super::pending::{Pending, PendingFile, Source};
@@ -72,17 +72,17 @@ fn pack_after(
             .map_err(|errno| tree_error("open the root of", b"/", errno))?,
     };
     let own = snapshot.own_layers().map(SnapshotLayer::upper);
-    pack_tree(Changes::open(own), &lower, earlier, out)
+    pack_tree(MergedDir::open(own), &lower, earlier, out)
 }
 
 /// As [`pack`], of a directory that is no snapshot, as if it were one on nothing.
 pub fn pack_directory(directory: &Path, out: &mut dyn Write) -> Result<PackedLayer, LayerError> {
-    let changes = Changes::open(std::iter::once(directory));
+    let changes = MergedDir::open(std::iter::once(directory));
     Ok(pack_tree(changes, &MergedDir::default(), &[], out)?.0)
 }
 
 fn pack_tree(
-    changes: Result<Changes, Errno>,
+    changes: Result<MergedDir, Errno>,
     lower: &MergedDir,
     earlier: &[Checkpoint],
     out: &mut dyn Write,
@@ -116,7 +116,7 @@ struct Packer<'a> {
 struct Level<'a> {
     /// Empty, or with a slash at its end.
     path: &'a [u8],
-    changes: &'a Changes,
+    changes: &'a MergedDir,
     /// What the layers below have there, hidden or not.
     lower: &'a MergedDir,
     /// Whether it is hidden: what is not there again must be deleted.
@@ -127,7 +127,7 @@ struct Level<'a> {
 pub(super) struct Found {
     name: CString,
     path: Vec<u8>,
-    change: Change,
+    change: MergedEntry,
     below: Option<MergedEntry>,
     /// Where a symbolic link points.
     link: CString,
@@ -207,7 +207,7 @@ impl<'a> Packer<'a> {
     /// Writes what is in a directory.
     fn directory(&mut self, level: &Level<'_>) -> Result<(), LayerError> {
         let list = |errno| tree_error("list", level.path, errno);
-        let mut names = level.changes.names().map_err(list)?;
+        let mut names = level.changes.names_and_deletions().map_err(list)?;
         if level.is_opaque {
             self.pass_over()?;
             self.is_plain = false;
@@ -219,7 +219,7 @@ impl<'a> Packer<'a> {
             let path = [level.path, name.to_bytes()].concat();
             let read = |errno| tree_error("read", &path, errno);
             let below = level.lower.entry(&name).map_err(read)?;
-            match level.changes.entry(&name).map_err(read)? {
+            match level.changes.entry_or_deletion(&name).map_err(read)? {
                 Some(change) => self.found(level, name, path, change, below)?,
                 None if level.is_opaque => {
                     self.whiteout(&path, below.is_some(), self.trace.mark())?
@@ -235,7 +235,7 @@ impl<'a> Packer<'a> {
         level: &Level<'_>,
         name: CString,
         path: Vec<u8>,
-        change: Change,
+        change: MergedEntry,
         below: Option<MergedEntry>,
     ) -> Result<(), LayerError> {
         if name.to_bytes().starts_with(WHITEOUT_PREFIX) && !tree::is_whiteout(&change.stat) {
@@ -243,7 +243,7 @@ impl<'a> Packer<'a> {
         }
         let link = match FileType::from_raw_mode(change.stat.st_mode) {
             FileType::Directory => return self.subdirectory(level, &name, path, &change, below),
-            FileType::Symlink => readlinkat(&change.dir, &name, Vec::new())
+            FileType::Symlink => readlinkat(change.dir(), &name, Vec::new())
                 .map_err(|errno| tree_error("read", &path, errno))?,
             _ => CString::default(),
         };
@@ -284,14 +284,17 @@ impl<'a> Packer<'a> {
         level: &Level<'_>,
         name: &CStr,
         path: Vec<u8>,
-        change: &Change,
+        change: &MergedEntry,
         below: Option<MergedEntry>,
     ) -> Result<(), LayerError> {
         let read = |errno| tree_error("read", &path, errno);
         if self.depth == MAX_DEPTH {
             return Err(read(Errno::NAMETOOLONG));
         }
-        let changes = level.changes.below(name, change).map_err(read)?;
+        let changes = level.changes.dir_of(name, change).map_err(read)?;
+        if changes.is_nowhere() {
+            return Err(read(Errno::NOTDIR));
+        }
         let metadata = tree::read_metadata(&change.stat, changes.topmost()).map_err(read)?;
         let lower = match &below {
             Some(below) => level.lower.dir_of(name, below).map_err(read)?,
@@ -319,7 +322,7 @@ impl<'a> Packer<'a> {
 
     fn file(&mut self, found: Found) -> Result<(), LayerError> {
         let to_read = ToRead {
-            dir: Arc::clone(&found.change.dir),
+            dir: found.change.shared_dir(),
             name: found.name,
             stat: found.change.stat,
             is_further: self.links.contains_key(&inode_of(&found.change.stat)),

@@ -16,6 +16,8 @@ use super::{is_opaque, is_whiteout, names, open_dir, open_root};
 pub struct MergedDir {
     /// Topmost first; none lies below an opaque one.
     layers: Vec<Arc<OwnedFd>>,
+    /// The lowest of them is opaque.
+    is_opaque: bool,
 }
 
 /// What a [`MergedDir`] shows under one name.
@@ -35,6 +37,11 @@ impl MergedEntry {
         self.layer.as_fd()
     }
 
+    /// The same, to be kept open.
+    pub(crate) fn shared_dir(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.layer)
+    }
+
     /// The type of the file.
     pub fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
@@ -45,7 +52,7 @@ impl MergedDir {
     /// The root of a stack of layers, bottom first.
     pub fn open<'a>(layers: impl DoubleEndedIterator<Item = &'a Path>) -> Result<MergedDir, Errno> {
         let layers = layers.rev().map(|path| open_root(path).map(Arc::new));
-        Ok(MergedDir { layers: layers.collect::<Result<_, _>>()? })
+        Ok(MergedDir { layers: layers.collect::<Result<_, _>>()?, is_opaque: false })
     }
 
     /// Whether no layer has the directory.
@@ -60,9 +67,21 @@ impl MergedDir {
 
     /// What stands under `name`, one path component.
     pub fn entry(&self, name: &CStr) -> Result<Option<MergedEntry>, Errno> {
+        Ok(self.topmost_entry(name)?.filter(|entry| !is_whiteout(&entry.stat)))
+    }
+
+    /// As [`MergedDir::entry`], where the layers are parts of one: a whiteout of the lowest is
+    /// shown, since what it deletes lies below them all.
+    pub(crate) fn entry_or_deletion(&self, name: &CStr) -> Result<Option<MergedEntry>, Errno> {
+        let is_shown =
+            |entry: &MergedEntry| entry.index + 1 == self.layers.len() || !is_whiteout(&entry.stat);
+        Ok(self.topmost_entry(name)?.filter(is_shown))
+    }
+
+    /// What the topmost layer has that has anything.
+    fn topmost_entry(&self, name: &CStr) -> Result<Option<MergedEntry>, Errno> {
         for (index, layer) in self.layers.iter().enumerate() {
             match statat(layer, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if is_whiteout(&stat) => return Ok(None),
                 Ok(stat) => return Ok(Some(MergedEntry { stat, layer: layer.clone(), index })),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
@@ -90,24 +109,45 @@ impl MergedDir {
                 Err(Errno::NOTDIR | Errno::LOOP) => break,
                 Err(errno) => return Err(errno),
             };
-            let is_opaque = is_opaque(&dir)?;
+            merged.is_opaque = is_opaque(&dir)?;
             merged.layers.push(Arc::new(dir));
-            if is_opaque {
+            if merged.is_opaque {
                 break;
             }
         }
         Ok(merged)
     }
 
+    /// Whether it hides what layers below these have there.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.is_opaque
+    }
+
+    /// As [`MergedDir::names`], with those that [`MergedDir::entry_or_deletion`] shows.
+    pub(crate) fn names_and_deletions(&self) -> Result<Vec<CString>, Errno> {
+        if let [layer] = &self.layers[..] {
+            return names(layer);
+        }
+        self.names_that(|name| Ok(self.entry_or_deletion(name)?.is_some()))
+    }
+
     /// Every name, in byte order.
     pub fn names(&self) -> Result<Vec<CString>, Errno> {
+        self.names_that(|name| Ok(self.entry(name)?.is_some()))
+    }
+
+    /// The names of all layers that `is_shown` takes, in byte order.
+    fn names_that(
+        &self,
+        is_shown: impl Fn(&CStr) -> Result<bool, Errno>,
+    ) -> Result<Vec<CString>, Errno> {
         let mut seen = BTreeSet::new();
         for layer in &self.layers {
             seen.extend(names(layer)?);
         }
         let mut shown = Vec::new();
         for name in seen {
-            if self.entry(&name)?.is_some() {
+            if is_shown(&name)? {
                 shown.push(name);
             }
         }
