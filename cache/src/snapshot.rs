@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::StoreError;
 use crate::oci::ChainId;
-use crate::state::{Lease, Process, Trash, Unsynced, file_error, is_there, random};
+use crate::state::{Lease, Process, Trash, Unsynced, file_error, is_there, random, touch};
 pub use active::{ActiveSnapshot, CommitInfo};
 pub(crate) use committed::chain_content;
 pub use committed::{LayerDigests, Snapshot, SnapshotLayer};
@@ -182,16 +182,11 @@ impl Snapshots {
     /// of the last use. A file's time costs no transaction, and losing it in a power cut nothing.
     /// Counts the build, too, once for each process, at the process's end.
     pub fn mark_used(&self, id: &SnapshotId) {
-        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
         let mut used = self.inner.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if !used.insert(*id) {
-            return;
+        if used.insert(*id) {
+            drop(used);
+            touch(&self.snapshot_dir(id).join(INFO));
         }
-        drop(used);
-        // On a file system that is read-only nothing is pruned either.
-        let _ = utimensat(CWD, self.snapshot_dir(id).join(INFO), &times, AtFlags::empty());
     }
 
     /// Takes what was marked as used and is not counted yet.
@@ -293,8 +288,8 @@ impl Snapshots {
         }
     }
 
-    /// What a committed snapshot stands on or amends, and when it was made (RFC 3339), whether its ancestors
-    /// are there or not; `None` if it is not there.
+    /// What a committed snapshot stands on or amends, and when it was made (RFC 3339), whether its
+    /// ancestors are there or not; `None` if it is not there.
     pub(crate) fn origin(
         &self,
         id: &SnapshotId,

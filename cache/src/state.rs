@@ -239,12 +239,7 @@ impl Store {
 
     /// Notes that a step has the directory `name` in [`Store::cache_mounts_dir`].
     pub fn mark_cache_mount_used(&self, name: &str) {
-        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
-        let dir = self.cache_mounts_dir().join(name);
-        // Where nothing can be written, nothing is pruned either.
-        let _ = utimensat(CWD, &dir, &times, AtFlags::empty());
+        touch(&self.cache_mounts_dir().join(name));
         Uses::of(self.root()).add(std::iter::once(name.to_owned()));
     }
 
@@ -353,6 +348,15 @@ fn make_layout(root: &Path) -> Result<(), StoreError> {
     let text = serde_json::to_vec(&state)
         .map_err(|source| StoreError::NotAStore { path: root.join("state.json"), source })?;
     write_atomically(&root.join("state.json"), &text)
+}
+
+/// Gives a file the time of now: it was used. What cannot be written to cannot be pruned either, so
+/// that it does not matter if this fails.
+pub(crate) fn touch(path: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    let _ = utimensat(CWD, path, &times, AtFlags::empty());
 }
 
 /// An error constructor for `map_err`.
