@@ -43,6 +43,8 @@ pub(crate) use reuse::Reuse;
 pub(crate) use target::{Attributes, TargetDir, timestamps};
 use target::{Destination, resolve_destination};
 
+const OPEN: &str = "open the snapshot";
+
 /// The mode of directories that nobody says anything about.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -85,15 +87,18 @@ struct Ownership {
 impl FileOperation {
     /// An operation whose changes go to `active`.
     pub(crate) fn new(active: &ActiveSnapshot, owners: Owners) -> Result<Self, ExecutorError> {
-        let failed = |source| ExecutorError::File {
-            attempt: "open the snapshot",
-            path: active.upper().to_owned(),
-            source,
-        };
-        let lower = view(active.parent(), owners).map_err(failed)?;
-        let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
-        let root = TargetDir::root(active.upper(), lower, owners).map_err(failed)?;
-        Ok(Self::over(root, base))
+        Self::beside(None, active, owners).map_err(ExecutorError::file(OPEN, active.upper()))
+    }
+
+    /// As [`FileOperation::new`], with the last result of the same step.
+    fn beside(
+        earlier: Option<Earlier>,
+        active: &ActiveSnapshot,
+        owners: Owners,
+    ) -> io::Result<Self> {
+        let lower = view(active.parent(), owners)?;
+        let base = Arc::new(view(active.parent(), owners)?);
+        Ok(Self::over(TargetDir::root_after(earlier, active.upper(), lower, owners)?, base))
     }
 
     /// As [`FileOperation::new`]; files that are as they were when `earlier`, the last result of the
@@ -105,26 +110,22 @@ impl FileOperation {
         active: &ActiveSnapshot,
         owners: Owners,
     ) -> Result<Self, ExecutorError> {
-        let failed = |source| ExecutorError::File {
-            attempt: "open the snapshot",
-            path: active.upper().to_owned(),
-            source,
-        };
-        let lower = view(active.parent(), owners).map_err(failed)?;
-        let base = Arc::new(view(active.parent(), owners).map_err(failed)?);
         let own = |snapshot: &Snapshot| {
             let layers = snapshot.own_layers().map(|layer| layer.upper()).rev();
             Dir::root(layers, Format::layers(owners))
         };
-        let earlier = match active.amended() {
-            Some(amended) => Some(Earlier::kept(own(amended).map_err(failed)?)),
-            None => {
-                let earlier = earlier.filter(|_| reuse.knows_any());
-                earlier.map(own).transpose().map_err(failed)?.map(Earlier::linked)
-            }
+        let open = || -> io::Result<Self> {
+            let earlier = match active.amended() {
+                Some(amended) => Some(Earlier::kept(own(amended)?)),
+                None => {
+                    let earlier = earlier.filter(|_| reuse.knows_any());
+                    earlier.map(own).transpose()?.map(Earlier::linked)
+                }
+            };
+            Self::beside(earlier, active, owners)
         };
-        let root = TargetDir::root_after(earlier, active.upper(), lower, owners).map_err(failed)?;
-        Ok(Self { root, base, reuse: Some(reuse), cancelled: Arc::default() })
+        let operation = open().map_err(ExecutorError::file(OPEN, active.upper()))?;
+        Ok(Self { reuse: Some(reuse), ..operation })
     }
 
     /// Completes `active`, and writes down what its files were copied from. `false` if it lies over
